@@ -1,0 +1,13 @@
+"""What acts and learns: policies, and learners that make them.
+
+    networks.py   MLP, and N of them stacked in one tensor
+    policies.py   Gaussian and deterministic policies with ``act`` and ``log_prob``
+    bc.py         behavior cloning
+    iql.py        implicit Q-learning (offline RL)
+    sb3.py        a trained Stable-Baselines3 model as a policy
+
+A learner is made by ``Learner(data=, action_low=, action_high=, seed=, **hyper_parameters)`` and improved by
+``update(batch)`` (see ``prefrl.protocols``). Import learners from their files: this package imports nothing.
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,1 @@
+"""Benchmarks: ``prefrl bench NAME``. ``sides/`` holds what runs in other environments, to race peers."""

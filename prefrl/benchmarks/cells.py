@@ -1,0 +1,113 @@
+"""Resumable benchmark cells: each is one ``prefrl train`` in a single-threaded process of its own.
+
+A finished cell leaves ``cell.json`` with its results, its overrides and the code version that made it, and is not run
+again until ``fresh=true``; a killed benchmark continues with the cells that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefrl.errors import PrefrlError
+from prefrl.files import read_json, write_json
+from prefrl.runs import RunDirectory
+
+__all__ = ["Cell", "CellResult", "code_version", "run_cells"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: a name that is unique in its benchmark, a seed, and the overrides of ``prefrl train``."""
+
+    name: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """stages: the result of every stage of the run · seconds: wall clock · code: version that made it."""
+
+    cell: Cell
+    stages: dict[str, Any]
+    seconds: float
+    code: str
+
+
+def run_cells(
+    cells: Sequence[Cell], *, folder: Path, workers: int, fresh: bool, show: Callable[[int, int], None]
+) -> list[CellResult]:
+    """The results of all cells, in order; ``workers`` processes at a time; ``show(done, total)`` draws progress."""
+    results: dict[Cell, CellResult] = {}
+    show(0, len(cells))
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(run_cell, cell, folder=folder, fresh=fresh): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                show(len(results), len(cells))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[cell] for cell in cells]
+
+
+def run_cell(cell: Cell, *, folder: Path, fresh: bool) -> CellResult:
+    """The stored result of a cell, or a new one; an unfinished run continues where it was."""
+    place = folder / cell.folder
+    stored = place / "cell.json"
+    if fresh:
+        shutil.rmtree(place, ignore_errors=True)
+    if stored.is_file():
+        found = read_json(stored)
+        if tuple(found["overrides"]) == cell.overrides:
+            return CellResult(cell, found["stages"], found["seconds"], found["code"])
+        shutil.rmtree(place)
+    begin, code = time.perf_counter(), code_version()
+    _train(cell, place / "run")
+    seconds = time.perf_counter() - begin
+    stages = {file.stem: read_json(file) for file in sorted((place / "run" / "stages").glob("*.json"))}
+    write_json(stored, {"stages": stages, "overrides": list(cell.overrides), "seconds": seconds, "code": code})
+    return CellResult(cell, stages, seconds, code)
+
+
+def _train(cell: Cell, run: Path) -> None:
+    usual = [f"seed={cell.seed}", f"out={run}", "workers=1", "threads=1", "tensorboard=false"]
+    command = ["resume", str(run)] if _is_run(run) else ["train", *cell.overrides, *usual]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "prefrl", *command], env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise PrefrlError(f"Cell {cell.folder} failed (exit code {done.returncode}):\n{done.stderr[-2000:]}")
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        RunDirectory.open(path)
+    except PrefrlError:
+        return False
+    return True
+
+
+def code_version() -> str:
+    """The first 12 digits of a hash over our Python and YAML files: equal code, equal version, with or without git."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for package in ("prefrl", "agents", "envs", "configs"):
+        for file in sorted((root / package).rglob("*")):
+            if file.suffix in (".py", ".yaml"):
+                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,160 @@
+"""``prefrl bench offline``: do preferences decide what is learned? Success over tasks, seeds, labels and settings.
+
+Arms and their reasons are in ``prefrl.recipes.arms``. Intervals are 95 % stratified bootstrap intervals over seeds
+and episodes (Agarwal et al. 2021, arXiv 2108.13264). Bars: at 200 oracle comparisons, aligned minus behavior cloning
+and aligned minus random reward reach +20 points on at least two of three tasks, and aligned reaches 85 % of the
+success with the true reward on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefrl.benchmarks.cells import Cell, CellResult, code_version, run_cells
+from prefrl.errors import ConfigError
+from prefrl.progress import progress_bars
+
+__all__ = ["GROUPS", "run"]
+
+GROUPS = ("tasks", "labels", "sensitivity")
+ARMS = ("bc", "aligned", "true_reward", "random", "zero", "negated")
+COMPARED = ("bc", "random")
+
+
+def run(
+    *,
+    tasks: Sequence[str],
+    studied: str,
+    labels: Mapping[str, Sequence[str]],
+    sensitivity: Mapping[str, Sequence[str]],
+    seeds: int | Sequence[int],
+    rows: Sequence[str] | None = None,
+    fresh: bool = False,
+    workers: int = 2,
+    folder: str = "bench/offline",
+) -> list[dict[str, Any]]:
+    """Rows of the benchmark.
+
+    tasks: experiments, compared on all arms · studied: the one of them for ``labels`` and ``sensitivity``, which map
+    a row's name to its overrides · rows: groups to run (tasks, labels, sensitivity); all if None.
+    """
+    groups = tuple(rows or GROUPS)
+    unknown = sorted(set(groups) - set(GROUPS))
+    if unknown:
+        raise ConfigError(f"bench offline: unknown row group {unknown[0]!r}; these are there: {', '.join(GROUPS)}.")
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    arms = f"recipe.arms=[{','.join(ARMS)}]"
+    cells = [
+        Cell(task, seed, (f"experiment={task}", arms, "recipe.video_arms=[]"))
+        for task in tasks
+        for seed in numbers
+        if "tasks" in groups
+    ]
+    variants = {**(labels if "labels" in groups else {}), **(sensitivity if "sensitivity" in groups else {})}
+    few_arms = ("recipe.arms=[aligned,true_reward]", "recipe.video_arms=[]")
+    cells += [
+        Cell(f"{studied}-{name}", seed, (f"experiment={studied}", *few_arms, *extra))
+        for name, extra in variants.items()
+        for seed in numbers
+    ]
+    with progress_bars() as bars:
+        results = run_cells(
+            cells,
+            folder=Path(folder),
+            workers=workers,
+            fresh=fresh,
+            show=lambda done, total: bars("cells", done, total),
+        )
+    _warn_of_old_code(results)
+    return table(
+        results,
+        tasks=tasks if "tasks" in groups else (),
+        variants={f"{studied}-{name}": name for name in variants},
+    )
+
+
+def _warn_of_old_code(results: Sequence[CellResult]) -> None:
+    old = sorted({r.code for r in results} - {code_version()})
+    if old:
+        print(f"note: some cells were made by other code versions ({', '.join(old)}); fresh=true makes them anew.")
+
+
+def table(results: Sequence[CellResult], *, tasks: Sequence[str], variants: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row an arm and task, then the differences with their bars, then the variants."""
+    rng = np.random.default_rng(0)
+    rows = [row for task in tasks for row in _task_rows(results, task, rng)]
+    rows += _bars_over_tasks(results, tasks) if len(tasks) >= 2 else []
+    for cell_name, name in variants.items():
+        mine = [r for r in results if r.cell.name == cell_name]
+        for arm in ("aligned", "true_reward"):
+            success = successes(results, cell_name, arm)
+            rows.append(_row(f"{name}.{arm}", f"{cell_name}: success with {arm}", success, mine, rng))
+    return rows
+
+
+def _task_rows(results: Sequence[CellResult], task: str, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Success of every arm, the two differences with their bars, and the reward model's accuracy."""
+    mine = [r for r in results if r.cell.name == task]
+    success = {arm: successes(results, task, arm) for arm in ARMS}
+    rows = [_row(f"{task}.{arm}", f"success with {arm}", success[arm], mine, rng) for arm in ARMS]
+    for arm in COMPARED:
+        points = 100 * (success["aligned"] - success[arm])
+        rows.append(_row(f"{task}.aligned-{arm}", f"aligned minus {arm} [points]", points, mine, rng, bar=20.0))
+    accuracy = np.array([[r.stages["score"]["heldout_accuracy"]] for r in mine])
+    return [*rows, _row(f"{task}.accuracy", "held-out accuracy of the reward model", accuracy, mine, rng)]
+
+
+def _bars_over_tasks(results: Sequence[CellResult], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The bars that are over all tasks together."""
+    means = {task: {arm: float(successes(results, task, arm).mean()) for arm in ARMS} for task in tasks}
+    rows = []
+    for arm in COMPARED:
+        second = sorted(100 * (means[task]["aligned"] - means[task][arm]) for task in tasks)[-2]
+        what = f"aligned minus {arm}, reached on two tasks [points]"
+        rows.append(_summary(f"two_tasks.aligned-{arm}", what, second, 20.0, results))
+    ratio = float(np.mean([means[task]["aligned"] / max(means[task]["true_reward"], 1e-9) for task in tasks]))
+    what = "aligned success / true-reward success, mean over tasks"
+    return [*rows, _summary("all_tasks.aligned/true_reward", what, ratio, 0.85, results)]
+
+
+def successes(results: Sequence[CellResult], name: str, arm: str) -> np.ndarray:
+    """(seeds, episodes) of 0 and 1."""
+    return np.array([r.stages[f"arms.{arm}"]["success"] for r in results if r.cell.name == name], dtype=float)
+
+
+def _row(
+    id: str,
+    what: str,
+    values: np.ndarray,
+    mine: Sequence[CellResult],
+    rng: np.random.Generator,
+    bar: float | None = None,
+) -> dict[str, Any]:
+    low, high = seed_interval(values, rng)
+    value = float(values.mean())
+    return {
+        "id": id, "what": what, "value": value, "low": low, "high": high, "bar": bar,
+        "holds": None if bar is None else value >= bar,
+        "seeds": [r.cell.seed for r in mine], "seconds": sum(r.seconds for r in mine),
+    }  # fmt: skip
+
+
+def _summary(id: str, what: str, value: float, bar: float, results: Sequence[CellResult]) -> dict[str, Any]:
+    return {
+        "id": id, "what": what, "value": value, "low": None, "high": None, "bar": bar, "holds": value >= bar,
+        "seeds": sorted({r.cell.seed for r in results}), "seconds": sum(r.seconds for r in results),
+    }  # fmt: skip
+
+
+def seed_interval(values: np.ndarray, rng: np.random.Generator, *, repetitions: int = 2000) -> tuple[float, float]:
+    """95 % interval of the mean of (seeds, episodes): seeds are resampled, then episodes within each."""
+    S, E = values.shape
+    chosen = rng.integers(S, size=(repetitions, S, 1))
+    within = rng.integers(E, size=(repetitions, S, E))
+    means = values[chosen, within].mean((1, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,143 @@
+"""``prefrl COMMAND [key=value …]``: reads words, calls ``commands.py``, turns errors into one clear message.
+
+Nothing heavy is imported before it is needed: ``prefrl --help`` needs neither Hydra nor torch, and
+``prefrl train --cfg job`` no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+from prefrl.errors import ConfigError, PrefrlError
+from prefrl.signatures import hint
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+class Command(NamedTuple):
+    """arguments: the words before ``key=value`` ([OPTIONAL] in brackets) · configured: takes keys."""
+
+    arguments: tuple[str, ...]
+    summary: str
+    configured: bool = True
+
+
+COMMANDS = {
+    "train": Command((), "run a recipe: from data and preferences to policies, videos and a report"),
+    "resume": Command(("RUN",), "continue a stopped run at its last completed step"),
+    "evaluate": Command(("RUN",), "roll a trained policy out on new seeds"),
+    "render": Command(("RUN",), "make the video of a run's policies anew"),
+    "report": Command(("RUN",), "make report.html of a run anew"),
+    "collect": Command((), "make a dataset of episodes"),
+    "label": Command(("DATASET",), "let a simulated teacher compare segments of a dataset"),
+    "import": Command(("NAME", "FILE"), "make a dataset from a foreign file (prefrl list importers)"),
+    "list": Command(("[GROUP]",), "what can be chosen: envs, agents, teachers, …", configured=False),
+    "bench": Command(("NAME",), "measure, compare with the bars, write JSON (prefrl list benches)"),
+    "doctor": Command((), "what works on this machine, and how to mend what does not"),
+    "completion": Command(("SHELL",), "print a completion script for bash, zsh or fish", configured=False),
+}
+
+EPILOG = """examples:
+  prefrl train                                      the default recipe
+  prefrl train --cfg job                            every key with its value
+  prefrl train env=point_reach recipe.comparisons=50 seed=3 out=runs/mine
+  eval "$(prefrl completion bash)"                  keys and options by TAB
+"""
+
+KEY_VALUE = re.compile(r"[+~]*[A-Za-z_][\w.@]*=")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return run([word for word in words if word != "--debug"])
+    except PrefrlError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"prefrl: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt as stopped:
+        again = f"; continue with `prefrl resume {stopped}`" if str(stopped) else ""
+        print(f"\nprefrl: stopped{again}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `prefrl list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run(words: Sequence[str]) -> int:
+    """Parse and call one command."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        from prefrl import __version__
+
+        print(f"prefrl {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        raise ConfigError(f"Unknown command {name!r}.{hint(name, COMMANDS)}")
+    if words[1:2] == ["--candidates"] and name == "completion":
+        from prefrl.completion import candidates
+
+        print("\n".join(candidates(words[2] if len(words) > 2 else "")))
+        return 0
+    given, overrides, show_config = parse(name, words[1:])
+    from prefrl import commands  # only now: it imports Hydra
+
+    return commands.call(name, given, overrides, show_config=show_config)
+
+
+def overview() -> str:
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+    usage = "usage: prefrl COMMAND [key=value …] [--cfg job] [--debug]"
+    return "\n".join([usage, "", "Aligns policies with preferences.", "", "commands:", *lines, "", EPILOG])
+
+
+def parse(name: str, words: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """(words that name things, ``key=value`` words, whether to print the configuration only).
+
+    >>> parse("evaluate", ["runs/a", "arm=bc"])
+    (['runs/a'], ['arm=bc'], False)
+    """
+    command = COMMANDS[name]
+    shape = " ".join([*command.arguments, *(["[key=value …]"] if command.configured else [])])
+    usage = f"prefrl {name} {shape}"
+    parser = Parser(prog=f"prefrl {name}", usage=usage, description=command.summary, allow_abbrev=False)
+    if command.configured:
+        parser.add_argument("--cfg", choices=["job"], help="print every key with its value, and do nothing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    found = parser.parse_intermixed_args(list(words))
+    overrides = [word for word in found.words if command.configured and KEY_VALUE.match(word)]
+    given = [word for word in found.words if word not in overrides]
+    show_config = command.configured and found.cfg is not None
+    if not show_config or given:
+        _check_arguments(name, command, given)
+    return given, overrides, show_config
+
+
+def _check_arguments(name: str, command: Command, given: Sequence[str]) -> None:
+    required = [argument for argument in command.arguments if not argument.startswith("[")]
+    if len(given) < len(required):
+        usage = f"prefrl {name} {' '.join(command.arguments)} [key=value …]"
+        raise ConfigError(f"{required[len(given)]} is missing: {usage}")
+    if len(given) > len(command.arguments):
+        extra = given[len(command.arguments)]
+        raise ConfigError(f"Cannot read {extra!r}: expected key=value. See `prefrl {name} --help`.")

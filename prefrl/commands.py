@@ -1,0 +1,275 @@
+"""What each command does: compose and check, build everything, then call the part that works.
+
+torch is imported inside functions: threads must be limited before, and ``--cfg job`` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prefrl.catalog import describe, group_named, groups, options
+from prefrl.config import Composed, build, compose, from_saved, locate
+from prefrl.errors import ConfigError
+from prefrl.launch import limit_threads, make_recipe
+from prefrl.signatures import hint
+
+if TYPE_CHECKING:
+    from prefrl.runs import RunDirectory
+
+__all__ = ["call"]
+
+
+def call(name: str, given: Sequence[str], overrides: Sequence[str], *, show_config: bool = False) -> int:
+    """Run a command; returns the exit code."""
+    if show_config:
+        print(compose(name, [*_named(name, given), *overrides]).text, end="")
+        return 0
+    commands: dict[str, Callable[..., int | None]] = {
+        "train": train, "resume": resume, "evaluate": evaluate, "render": render, "report": report,
+        "collect": collect, "label": label, "import": import_file, "list": list_options, "bench": bench,
+        "doctor": doctor, "completion": completion,
+    }  # fmt: skip
+    return commands[name](*given, overrides=overrides) or 0
+
+
+def _named(name: str, given: Sequence[str]) -> list[str]:
+    return [f"bench={given[0]}"] if name == "bench" and given else []
+
+
+def train(*, overrides: Sequence[str]) -> None:
+    config = compose("train", overrides)
+    recipe = make_recipe(config)
+    from prefrl.runs import RunDirectory
+
+    words = shlex.join(["prefrl", "train", *overrides])
+    out = config.settings.out or default_folder(config)
+    _train(recipe, RunDirectory.create(out, config=f"# {words}\n{config.text}"))
+
+
+def default_folder(config: Composed) -> Path:
+    """runs/<recipe>-<experiment, dataset or data>-<date>-<time>."""
+    choices, dataset = config.choices, config.settings.dataset
+    what = choices.get("experiment") or Path(dataset or choices.get("data", "run")).name
+    return Path("runs", f"{choices['recipe']}-{what}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def resume(run: str, *, overrides: Sequence[str]) -> None:
+    directory, config = _open(run)
+    _train(make_recipe(config.changed(workers=compose("resume", overrides).settings.workers)), directory)
+
+
+def _open(path: str) -> tuple[RunDirectory, Composed]:
+    """A run directory and its configuration."""
+    config = from_saved(Path(path) / "config.yaml") if (Path(path) / "config.yaml").is_file() else None
+    if config is not None:
+        limit_threads(config.settings.threads)
+    from prefrl.runs import RunDirectory
+
+    directory = RunDirectory.open(path)
+    assert config is not None  # open raises where there is no config.yaml
+    return directory, config
+
+
+def _train(recipe: Any, run: RunDirectory) -> None:
+    print(f"run:    {run.path}")
+    try:
+        recipe.train(run)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(str(run.path)) from None
+
+
+def collect(*, overrides: Sequence[str]) -> None:
+    config = compose("collect", overrides)
+    limit_threads(1)
+    parts = {slot: build(node, key=slot) for slot, node in config.components.items()}
+    from prefrl.data.storage import write_dataset
+    from prefrl.errors import RunDirectoryError
+    from prefrl.progress import progress_bars
+
+    out = Path(config.settings.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before minutes of collecting
+        raise RunDirectoryError(f"{out} is already used. Choose another with out=PATH.")
+    with progress_bars() as bars:
+        episodes = parts["data"](
+            make_env=parts["env"],
+            seed=config.settings.seed,
+            progress=lambda done, total: bars("collect", done, total),
+        )
+    write_dataset(out, episodes)
+    print(f"dataset: {out} ({len(episodes)} episodes, {episodes.num_steps} steps)")
+
+
+def label(dataset: str, *, overrides: Sequence[str]) -> None:
+    config = compose("label", overrides)
+    limit_threads(1)
+    parts = {slot: build(node, key=slot) for slot, node in config.components.items()}
+    import numpy as np
+
+    from prefrl.data.labeling import label as ask
+    from prefrl.data.preferences import append_preferences, read_preferences
+    from prefrl.data.storage import read_dataset
+
+    settings = config.settings
+    answers = ask(
+        read_dataset(dataset),
+        teacher=parts["teacher"],
+        query=parts["query"],
+        comparisons=settings.comparisons,
+        segment_length=settings.segment_length,
+        rng=np.random.default_rng(settings.seed),
+    )
+    append_preferences(dataset, answers)
+    print(f"{dataset}: {len(answers)} answers added, {len(read_preferences(dataset))} in all")
+
+
+def evaluate(run: str, *, overrides: Sequence[str]) -> None:
+    settings = compose("evaluate", overrides).settings
+    directory, config = _open(run)
+    recipe = make_recipe(config)
+    result = recipe.evaluate(directory, arm=settings.arm, episodes=settings.episodes, seed=settings.seed)
+    from prefrl.files import write_json
+
+    name = f"{settings.arm}-seed{settings.seed}-episodes{settings.episodes}.json"
+    file = directory.stage("evaluations") / name
+    write_json(file, result)
+    Console().print(evaluation_table(settings.arm, result))
+    print(f"results: {file}")
+
+
+def evaluation_table(arm: str, result: Mapping[str, Any]) -> Table:
+    """One row a quantity; success with its interval."""
+    import numpy as np
+
+    from prefrl.evaluation.intervals import success_interval
+
+    table = Table("quantity", "mean", "95 % interval", title=f"{arm}: {len(result['success'])} episodes")
+    success = success_interval(np.array(result["success"]), rng=np.random.default_rng(0))
+    table.add_row("success", f"{success.value:.3f}", f"{success.low:.3f} … {success.high:.3f}")
+    for name in ("returns", "lengths"):
+        table.add_row(name, f"{np.mean(result[name]):.2f}", "")
+    for name, share in result.get("resemblance", {}).items():
+        table.add_row(f"ends like: {name}", f"{share:.3f}", "")
+    return table
+
+
+def render(run: str, *, overrides: Sequence[str]) -> int:
+    settings = compose("render", overrides).settings
+    directory, config = _open(run)
+    video = make_recipe(config).render(directory, arms=settings.arms)
+    if video is None:
+        print("prefrl: no video could be made; `prefrl doctor` says why.", file=sys.stderr)
+        return 1
+    if settings.out is not None:
+        Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
+        video = shutil.copyfile(video, settings.out)
+    print(f"video: {video}")
+    return 0
+
+
+def report(run: str, *, overrides: Sequence[str]) -> None:
+    compose("report", overrides)
+    directory, config = _open(run)
+    print(f"report: {make_recipe(config).report(directory)}")
+
+
+def import_file(name: str, file: str, *, overrides: Sequence[str]) -> None:
+    settings = compose("import", overrides).settings
+    from prefrl.data.importers import IMPORTERS
+
+    if name not in IMPORTERS:
+        raise ConfigError(f"There is no importer {name!r}.{hint(name, IMPORTERS)}")
+    importer, _ = IMPORTERS[name]
+    importer(file, settings.out)
+    print(f"dataset: {settings.out}")
+
+
+def list_options(group: str | None = None, *, overrides: Sequence[str]) -> None:
+    if group in ("importers", "arms"):
+        found = {group: _documented(group)}
+    else:
+        chosen = [group_named(group)] if group else groups()
+        found = {one: {option: describe(one, option) for option in options(one)} for one in chosen}
+    console = Console(soft_wrap=True, highlight=False)
+    for title, rows in found.items():
+        console.print(f"[bold]{title}[/]")
+        width = max(map(len, rows), default=0)
+        for name, line in rows.items():
+            console.print(f"  {name:<{width}}  {line}", markup=False)
+
+
+def _documented(what: str) -> dict[str, str]:
+    if what == "arms":
+        from prefrl.recipes.arms import ARMS
+
+        return dict(ARMS)
+    from prefrl.data.importers import IMPORTERS
+
+    return {name: line for name, (_, line) in IMPORTERS.items()}
+
+
+def bench(name: str, *, overrides: Sequence[str]) -> None:
+    config = compose("bench", [f"bench={name}", *overrides])
+    settings, node = config.settings, config.components["bench"]
+    _check_rows(name, node.get("rows"), settings.rows)
+    function = locate(node["_target_"], key="bench")
+    taken = inspect.signature(function).parameters
+    values = {key: getattr(settings, key) for key in ("rows", "seeds", "fresh", "make_sides")}
+    for key in config.overridden:
+        if key in values and key not in taken:
+            raise ConfigError(f"{key} has no effect in bench {name!r}.")
+    given = {key: value for key, value in values.items() if key in taken and value is not None}
+    limit_threads(1)
+    measure = build({**node, "_partial_": True}, key="bench")
+    rows = measure(**given)
+    from prefrl.files import write_json
+
+    out = Path(settings.out or Path("bench", f"{name}.json"))
+    write_json(out, rows)
+    Console().print(bench_table(name, rows))
+    failed = [row["id"] for row in rows if row.get("holds") is False]
+    print(f"does not hold: {', '.join(failed)}" if failed else "every bar that could be measured holds")
+    print(f"results: {out}")
+
+
+def _check_rows(name: str, valid: Sequence[str] | None, wanted: Sequence[str] | None) -> None:
+    for row in wanted or ():
+        if valid is not None and row not in valid:
+            raise ConfigError(f"bench {name} has no row {row!r}.{hint(row, valid)}")
+
+
+def bench_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of {id, what, value, low, high, bar, holds, seeds, seconds}; ``holds`` may be a reason to skip."""
+    table = Table("id", "what", "value", "interval", "bar", "holds", "seconds", title=f"bench {name}")
+    for row in rows:
+        interval = "" if row.get("low") is None else f"{row['low']:.3g} … {row['high']:.3g}"
+        numbers = [row.get(key) for key in ("value", "bar", "seconds")]
+        value, bar, seconds = ("" if number is None else f"{number:.4g}" for number in numbers)
+        holds = {True: "yes", False: "no", None: ""}.get(row.get("holds"), str(row.get("holds")))
+        table.add_row(str(row["id"]), str(row["what"]), value, interval, bar, holds, seconds)
+    return table
+
+
+def doctor(*, overrides: Sequence[str]) -> int:
+    config = compose("doctor", overrides)
+    from prefrl.doctor import examine, show
+
+    probe = build(config.components["rendering"], key="rendering")
+    return show(examine(folder=Path(config.settings.out), probe_backends=probe))
+
+
+def completion(shell: str, *, overrides: Sequence[str]) -> None:
+    from prefrl.completion import SCRIPTS
+
+    if shell not in SCRIPTS:
+        raise ConfigError(f"There is no completion for {shell!r}.{hint(shell, SCRIPTS)}")
+    print(SCRIPTS[shell])

@@ -1,0 +1,138 @@
+"""Collect episodes: several behaviors act in one environment, each episode under a seed of its own.
+
+An episode's seed depends on the run's seed, its group's name and its number in the group only, so the order
+of the groups, or more episodes in one of them, does not change the others.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from prefrl.data.dataset import Episodes
+from prefrl.errors import InvalidData
+from prefrl.protocols import Behavior, MakeEnv
+
+__all__ = ["BehaviorGroup", "collect_episodes", "episode_seeds"]
+
+DEFAULT_FPS = 30.0  # for environments that do not say how fast they run
+
+
+@dataclass(frozen=True)
+class BehaviorGroup:
+    """``episodes`` episodes made by ``policy``, stored under ``name``."""
+
+    name: str
+    episodes: int
+    policy: Behavior
+
+
+class _Episode(NamedTuple):
+    observations: np.ndarray  # (T+1, D)
+    actions: np.ndarray  # (T, A)
+    rewards: np.ndarray  # (T,)
+    success: np.ndarray  # (T,)
+    terminated: bool
+
+
+def episode_seeds(seed: int, group: str, number: int) -> tuple[int, np.random.Generator]:
+    """The environment's seed and the behavior's generator for one episode (numpy ``SeedSequence``).
+
+    >>> env_seed, rng = episode_seeds(0, "expert", 3)
+    >>> env_seed == episode_seeds(0, "expert", 3)[0], env_seed == episode_seeds(0, "random", 3)[0]
+    (True, False)
+    """
+    sequence = np.random.SeedSequence([seed, zlib.crc32(group.encode()), number])
+    for_env, for_behavior = sequence.spawn(2)
+    return int(for_env.generate_state(1)[0] >> 1), np.random.default_rng(for_behavior)  # 31 bits: some envs want int32
+
+
+def collect_episodes(
+    make_env: MakeEnv,
+    behaviors: Sequence[BehaviorGroup],
+    *,
+    max_steps: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Episodes:
+    """Episodes of all groups, in order; each ends at termination, truncation or after ``max_steps`` steps.
+
+    Actions are clipped to the action space before they are executed and stored. ``info["success"]``, where
+    the environment gives it, is stored per step. ``progress(done, total)`` is called after each episode.
+    """
+    _check_groups(behaviors, max_steps)
+    total, done, seeds = sum(group.episodes for group in behaviors), [], []
+    env = make_env(seed=seed)
+    try:
+        for group in behaviors:
+            for number in range(group.episodes):
+                env_seed, rng = episode_seeds(seed, group.name, number)
+                done.append(_run_episode(env, group.policy, max_steps, env_seed, rng))
+                seeds.append(env_seed)
+                if progress is not None:
+                    progress(len(done), total)
+        description, fps = _describe(env, max_steps), float(env.metadata.get("render_fps") or DEFAULT_FPS)
+    finally:
+        env.close()
+    return Episodes(
+        observations=np.concatenate([e.observations for e in done]),
+        actions=np.concatenate([e.actions for e in done]),
+        true_reward=np.concatenate([e.rewards for e in done]),
+        success=np.concatenate([e.success for e in done]),
+        lengths=np.array([len(e.actions) for e in done]),
+        terminated=np.array([e.terminated for e in done]),
+        behavior=tuple(group.name for group in behaviors for _ in range(group.episodes)),
+        seeds=np.array(seeds),
+        env=description,
+        fps=fps,
+    )
+
+
+def _check_groups(behaviors: Sequence[BehaviorGroup], max_steps: int) -> None:
+    names = [group.name for group in behaviors]
+    if len(set(names)) < len(names):
+        raise InvalidData(f"Behavior groups need different names (equal names would repeat episodes): {names}.")
+    if any(group.episodes < 0 for group in behaviors) or not any(group.episodes for group in behaviors):
+        raise InvalidData(f"There is no episode to collect: {[(g.name, g.episodes) for g in behaviors]}.")
+    if max_steps < 1:
+        raise InvalidData(f"max_steps must be at least 1, but is {max_steps}.")
+
+
+def _run_episode(env: gym.Env, policy: Behavior, max_steps: int, seed: int, rng: np.random.Generator) -> _Episode:
+    observation, _ = env.reset(seed=seed)
+    policy.reset(env, rng)
+    low, high = _bounds(env)
+    observations = [np.array(observation, dtype=np.float32)]
+    actions: list[np.ndarray] = []
+    rewards, success = [], []
+    terminated = truncated = False
+    while not (terminated or truncated) and len(actions) < max_steps:
+        action = np.clip(np.asarray(policy.act(observation), dtype=np.float32), low, high)
+        observation, reward, terminated, truncated, info = env.step(action)
+        # a copy, because some environments hand out the same array again and again
+        observations.append(np.array(observation, dtype=np.float32))
+        actions.append(action)
+        rewards.append(float(reward))
+        success.append(float(info.get("success", 0.0)) > 0.5)
+    return _Episode(np.stack(observations), np.stack(actions), np.array(rewards), np.array(success), bool(terminated))
+
+
+def _bounds(env: gym.Env) -> tuple[np.ndarray, np.ndarray]:
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Box):
+        raise InvalidData(f"Episodes can be collected from continuous (Box) action spaces, but this one is {space}.")
+    return space.low, space.high
+
+
+def _describe(env: gym.Env, max_steps: int) -> dict[str, Any]:
+    """Plain JSON that says which environment it was: its Gymnasium id and keyword arguments."""
+    if env.spec is None:
+        return {"id": type(env.unwrapped).__name__, "kwargs": {}, "max_steps": max_steps}
+    kwargs = {key: value for key, value in env.spec.kwargs.items() if key not in ("seed", "render_mode")}
+    return {"id": env.spec.id, "kwargs": json.loads(json.dumps(kwargs, default=str)), "max_steps": max_steps}

@@ -1,0 +1,96 @@
+"""Before the first step: limit threads, build every component, and hand the recipe what it takes by name.
+
+torch and numpy are imported inside functions, because they read the number of threads when they are loaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from prefrl.catalog import options, slots
+from prefrl.config import Composed, build, locate
+from prefrl.errors import ConfigError, PrefrlError
+from prefrl.signatures import hint
+
+__all__ = ["available_cores", "limit_threads", "make_recipe"]
+
+OF_THE_CLI = ("seed", "out", "threads", "deterministic")  # act here, whatever the recipe takes
+
+
+def make_recipe(config: Composed) -> Any:
+    """Build every component, then the recipe, which takes them and run-level keys by name; nothing acts."""
+    settings, nodes = config.settings, dict(config.components)
+    limit_threads(settings.threads)
+    if "recipe" not in nodes:
+        raise ConfigError(f"recipe is required.{hint('', options('recipe'))}")
+    node = nodes.pop("recipe")
+    target = locate(node.get("_target_", ""), key="recipe")
+    taken = inspect.signature(target).parameters
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    _refuse_ineffective(config, taken, [*nodes, *values])
+    _prepare_torch(settings)
+    values["workers"] = settings.workers or available_cores()
+    parts = {slot: build(part, key=slot) for slot, part in nodes.items() if slot in taken}
+    if "env" in parts:
+        _try_env(parts["env"], settings.seed)
+    make = build(node, key="recipe")
+    for name, parameter in taken.items():
+        known = name in parts or name in values or name in make.keywords
+        if not known and parameter.default is inspect.Parameter.empty:
+            valid = hint(name, slots("train"))
+            raise ConfigError(f"The recipe needs {name!r}: choose one with {name}=…{valid}")
+    chosen = {name: value for name, value in values.items() if name in taken and name not in make.keywords}
+    try:
+        return make(**parts, **chosen)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, PrefrlError) else ConfigError(f"recipe: {error}") from error
+
+
+def _refuse_ineffective(config: Composed, taken: Mapping[str, Any], known: Sequence[str]) -> None:
+    """What the user set must do something."""
+    for key in config.overridden:
+        head = key.partition(".")[0]
+        if head in known and head not in taken and head not in OF_THE_CLI:
+            valid = [name for name in known if name in taken or name in OF_THE_CLI]
+            recipe = config.choices.get("recipe")
+            raise ConfigError(f"{key} has no effect in recipe {recipe!r}.{hint(head, valid)}")
+        if head == "data" and config.settings.dataset is not None:
+            raise ConfigError(f"{key} has no effect when dataset is given. Leave one of them out.")
+
+
+def _try_env(make_env: Callable[..., Any], seed: int) -> None:
+    """Its arguments are those of any Gymnasium environment, so only making one can check them."""
+    import gymnasium as gym
+
+    try:
+        make_env(seed=seed).close()
+    except (TypeError, ValueError, LookupError, gym.error.Error) as error:
+        raise ConfigError(f"env: {error}") from error
+
+
+def limit_threads(threads: int) -> None:
+    """Before torch is imported, so that its libraries obey, and so that worker processes inherit it."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products on GPUs
+
+
+def _prepare_torch(settings: Any) -> None:
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    try:
+        torch.zeros(1, device=settings.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device={settings.device} does not work here: {reason} Try device=cpu.") from error
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,57 @@
+"""A linear layer that is as fast as the processor: torch's own, or oneDNN's where that is faster.
+
+torch multiplies float32 matrices on CPUs with MKL, which leaves half of the speed of AMD processors unused
+(measured on Zen 5, layers of 256 × 256, one thread: MKL 85 GFLOP/s, oneDNN 200). oneDNN ships with torch, and
+``torch.compile`` uses it by the operator used here. Its results are float32 like MKL's, and repeatable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["linear"]
+
+# None where torch was built without it; then, on GPUs and for other dtypes, torch's own layer is used
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x Wᵀ + b: (M, in), (out, in), (out,) -> (M, out), as torch's own; differentiable once.
+
+    >>> linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.tensor([0.5]))
+    tensor([[3.5000]])
+    """
+    float32 = x.dtype == weight.dtype == bias.dtype == torch.float32
+    if ONEDNN is None or x.device.type != "cpu" or not float32 or len(x) == 0:
+        return F.linear(x, weight, bias)
+    return _OneDNNLinear.apply(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    assert ONEDNN is not None
+    return ONEDNN(x, weight, bias, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()  # the operator misreads some views
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias.contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        needed = ctx.needs_input_grad
+        return (
+            _product(gradient, weight.t()) if needed[0] else None,
+            _product(gradient.t(), x.t()) if needed[1] else None,
+            gradient.sum(0) if needed[2] else None,
+        )

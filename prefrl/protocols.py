@@ -1,0 +1,109 @@
+"""What the parts promise each other. ``prefrl`` knows environments and agents only by these protocols.
+
+Shapes use B batch, T time, N ensemble, D observation, A action (see ``prefrl.core``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+from torch import Tensor
+
+from prefrl.core import SegmentBatch, SegmentRefs, Transitions
+
+__all__ = ["Behavior", "Learner", "MakeEnv", "MakeLearner", "Policy", "Query", "Score", "Teacher"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What acts. ``act`` is the deterministic (mean or mode) action."""
+
+    def act(self, observations: Tensor) -> Tensor:
+        """(B, D) float32 -> (B, A) float32, inside the action space."""
+        ...
+
+    def log_prob(self, segments: SegmentBatch) -> Tensor:
+        """(B, T): log π(a_t | s_t) per step; 0 on padding."""
+        ...
+
+
+class Learner(Protocol):
+    """What learns from transitions: owns networks, optimisers and counters."""
+
+    policy: Policy
+
+    def prepare(self, data: Transitions, lengths: np.ndarray) -> Transitions:
+        """The whole dataset as this learner wants it, with n-step returns for example; ``lengths`` (E,) of episodes."""
+        ...
+
+    def update(self, batch: Transitions) -> dict[str, Tensor]:
+        """One gradient step; returns scalar metrics (detached tensors)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise resume needs: nested dicts of tensors and plain numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class MakeLearner(Protocol):
+    """A learner's constructor with its hyper-parameters bound (Hydra ``_partial_``)."""
+
+    def __call__(self, *, data: Transitions, action_low: np.ndarray, action_high: np.ndarray, seed: int) -> Learner:
+        """``data`` is the whole dataset: for sizes and normalisation statistics only."""
+        ...
+
+
+class MakeEnv(Protocol):
+    """An environment's constructor with its arguments bound; picklable."""
+
+    def __call__(self, *, seed: int, render_mode: str | None = None) -> gym.Env: ...
+
+
+class Behavior(Protocol):
+    """A policy that made data: scripted, random or learned; may keep state within an episode."""
+
+    def reset(self, env: gym.Env, rng: np.random.Generator) -> None: ...
+
+    def act(self, observation: np.ndarray) -> np.ndarray: ...
+
+
+class Score(Protocol):
+    """s(segment), by an ensemble of N members."""
+
+    def __call__(self, segments: SegmentBatch) -> Tensor:
+        """(N, B): score of each segment under each member."""
+        ...
+
+    def reward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(N, B): per-step reward of (B, D), (B, A) under each member."""
+        ...
+
+
+class Teacher(Protocol):
+    """Who answers. Reads ``true_reward``; nobody else may."""
+
+    def answer(self, first: SegmentBatch, second: SegmentBatch, rng: np.random.Generator) -> np.ndarray:
+        """(N,) float64 p_first in [0, 1]; NaN where the teacher skips ("cannot compare")."""
+        ...
+
+    def calibrated(self, mean_step_reward: float) -> Teacher:
+        """The same teacher, told the mean true reward of one step, which skip and equal thresholds refer to."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Plain values that say who answered; stored beside every answer."""
+        ...
+
+
+class Query(Protocol):
+    """Which pairs to ask for."""
+
+    def __call__(
+        self, lengths: np.ndarray, n: int, segment_length: int, rng: np.random.Generator
+    ) -> tuple[SegmentRefs, SegmentRefs]:
+        """n pairs of segments from episodes of ``lengths`` (E,) steps."""
+        ...

@@ -1,0 +1,234 @@
+"""Offline preference RL, end to end: data → comparisons → reward → relabel → offline RL → evaluation → report.
+
+The pipeline of Christiano et al. 2017 (arXiv 1706.03741) on a fixed dataset, with IQL (Kostrikov et al. 2021,
+arXiv 2110.06169) as the learner by default, and with the controls that tell whether the preferences mattered
+(Li et al. 2023, arXiv 2306.03286). Every stage is finished before the next begins and can be resumed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prefrl.data.dataset import Episodes
+from prefrl.data.labeling import label
+from prefrl.data.preferences import append_preferences, read_preferences
+from prefrl.data.storage import read_dataset, write_dataset
+from prefrl.errors import ConfigError
+from prefrl.files import load_checkpoint, save_checkpoint
+from prefrl.progress import Bars, progress_bars
+from prefrl.protocols import MakeEnv, MakeLearner, Query, Score, Teacher
+from prefrl.recipes.arms import (
+    ARMS,
+    ArmSettings,
+    arm_rewards,
+    evaluate,
+    load_learner,
+    resemblance,
+    save_rewards,
+    summary,
+    train_arms,
+)
+from prefrl.recipes.offline_report import report_offline, show_table, videos_offline
+from prefrl.runs import RunDirectory
+from prefrl.train.relabel import Normalization, relabel
+
+__all__ = ["Offline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offline:
+    """The offline recipe. Components are constructors or objects; numbers are in configs/recipe/offline.yaml.
+
+    data: ``data(make_env=, seed=, progress=) -> Episodes`` · dataset: a folder to use instead of collecting
+    comparisons: how many to ask the teacher for; 0 uses those that the dataset already holds
+    fit: ``fit_score`` with its hyper-parameters bound · arms: names in ``prefrl.recipes.arms.ARMS``.
+    """
+
+    env: MakeEnv
+    data: Callable[..., Episodes]
+    teacher: Teacher
+    query: Query
+    score: Callable[..., Any]
+    agent: MakeLearner
+    baseline: MakeLearner
+    fit: Callable[..., Any]
+    arms: Sequence[str]
+    comparisons: int
+    segment_length: int
+    reward_normalization: Normalization
+    reward_scale: float
+    updates: int
+    baseline_updates: int
+    batch_size: int
+    evaluate_every: int
+    curve_episodes: int
+    episodes: int
+    max_steps: int
+    checkpoint_every: int
+    video_arms: Sequence[str]
+    seed: int = 0
+    workers: int = 1
+    deterministic: bool = True
+    tensorboard: bool = True
+    dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [arm for arm in (*self.arms, *self.video_arms) if arm not in ARMS]
+        if unknown:
+            raise ConfigError(f"recipe.arms: unknown arm {unknown[0]!r}; these are there: {', '.join(ARMS)}.")
+
+    @property
+    def settings(self) -> ArmSettings:
+        return ArmSettings(**{name: getattr(self, name) for name in ArmSettings.__dataclass_fields__})
+
+    def train(self, run: RunDirectory) -> None:
+        """Run every unfinished stage, print the table, leave videos and ``report.html``."""
+        torch.use_deterministic_algorithms(self.deterministic)
+        with progress_bars() as bars:
+            episodes = self.collect(run, bars)
+            self.ask(run, episodes)
+            score = self.learn_score(run, episodes, bars)
+            self.relabel(run, episodes, score)
+            train_arms(run, self.arms, self.settings, workers=self.workers, show=bars)
+        show_table(run)
+        videos = videos_offline(run, self.settings, self.shown_arms())
+        print(f"video:  {videos}\nreport: {report_offline(run)}")
+
+    def shown_arms(self) -> list[str]:
+        return [arm for arm in self.video_arms if arm in self.arms]
+
+    def collect(self, run: RunDirectory, bars: Bars) -> Episodes:
+        """Stage 1: mixed-quality episodes, from the behaviors or from an existing dataset."""
+        folder = run.path / "dataset"
+        if run.result("collect") is None:
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
+            if self.dataset is not None:
+                episodes = read_dataset(self.dataset)
+                shutil.copytree(self.dataset, folder)
+            else:
+                episodes = self.data(
+                    make_env=self.env,
+                    seed=self.seed,
+                    progress=lambda done, total: bars("collect", done, total),
+                )
+                write_dataset(folder, episodes)
+            run.finish("collect", data_summary(episodes))
+        return read_dataset(folder)
+
+    def ask(self, run: RunDirectory, episodes: Episodes) -> None:
+        """Stage 2: the teacher compares pairs of segments; its answers join the dataset as references."""
+        folder = run.path / "dataset"
+        if run.result("label") is not None:
+            return
+        if self.comparisons > 0:
+            (folder / "meta" / "preferences.parquet").unlink(missing_ok=True)  # left by a killed run, or replaced
+            rng = np.random.default_rng(self.seed)
+            answers = label(
+                episodes,
+                teacher=self.teacher,
+                query=self.query,
+                comparisons=self.comparisons,
+                segment_length=self.segment_length,
+                rng=rng,
+            )
+            append_preferences(folder, answers)
+        run.finish("label", {"comparisons": len(read_preferences(folder)), "teacher": self.teacher.parameters()})
+
+    def learn_score(self, run: RunDirectory, episodes: Episodes, bars: Bars) -> Score:
+        """Stage 3: the reward ensemble explains the answers."""
+        comparisons = read_preferences(run.path / "dataset").comparisons(episodes).without_true_reward()
+        score = self.new_score(episodes)
+        final = run.path / "score" / "final.safetensors"
+        if run.result("score") is None:
+            save_checkpoint(run.stage("score") / "untrained.safetensors", score.state_dict())
+            report = self.fit(
+                score, comparisons, seed=self.seed, folder=run.stage("score"), tensorboard=self.tensorboard,
+                progress=lambda done, total: bars("reward model", done, total),
+            )  # fmt: skip
+            save_checkpoint(final, score.state_dict())
+            run.finish("score", report.as_dict())
+        score.load_state_dict(load_checkpoint(final))
+        return score
+
+    def new_score(self, episodes: Episodes) -> Any:
+        data = episodes.transitions(torch.zeros(episodes.num_steps))
+        return self.score(observations=data.observations, actions=data.actions, seed=self.seed)
+
+    def relabel(self, run: RunDirectory, episodes: Episodes, score: Any) -> None:
+        """Stage 4: every step of the data gets the reward of each arm."""
+        if run.result("rewards") is not None:
+            return
+        if "true_reward" in self.arms and not episodes.has_true_reward:
+            raise ConfigError("recipe.arms: the data hold no true reward; leave out true_reward.")
+        data = episodes.transitions(torch.zeros(episodes.num_steps))
+        learned = relabel(score, data.observations, data.actions)
+        score.load_state_dict(load_checkpoint(run.path / "score" / "untrained.safetensors"))
+        untrained = relabel(score, data.observations, data.actions)
+        true = torch.as_tensor(episodes.true_reward)
+        for arm in self.arms:
+            rewards = arm_rewards(
+                arm, learned=learned, untrained=untrained, true=true, lengths=episodes.lengths,
+                normalization=self.reward_normalization, scale=self.reward_scale, seed=self.seed,
+            )  # fmt: skip
+            save_rewards(run, arm, rewards)
+        run.finish("rewards", return_scatter(episodes, learned))
+
+    def evaluate(self, run: RunDirectory, *, arm: str, episodes: int, seed: int) -> dict[str, Any]:
+        """Roll a trained arm out on other seeds."""
+        learner = load_learner(run, arm, self.settings)
+        judged = evaluate(learner, self.settings, episodes=episodes, seed=seed)
+        ends = resemblance(read_dataset(run.path / "dataset"), judged.end_observations - judged.start_observations)
+        return {**summary(judged), "resemblance": ends}
+
+    def render(self, run: RunDirectory, *, arms: Sequence[str] | None = None) -> Path | None:
+        """Make the side-by-side video anew."""
+        return videos_offline(run, self.settings, list(arms or self.shown_arms()))
+
+    def report(self, run: RunDirectory) -> Path:
+        """Write ``report.html`` anew."""
+        return report_offline(run)
+
+
+def data_summary(episodes: Episodes) -> dict[str, Any]:
+    """What the data are: per behavior the number of episodes, success and mean return; and per-episode results."""
+    behavior = np.asarray(episodes.behavior)
+    succeeded = episodes.succeeded()
+    returns = episodes.returns() if episodes.has_true_reward else np.zeros(len(episodes))
+    groups = {
+        name: {
+            "episodes": int((behavior == name).sum()),
+            "success": float(succeeded[behavior == name].mean()),
+            "return": float(returns[behavior == name].mean()),
+        }
+        for name in dict.fromkeys(episodes.behavior)
+    }
+    return {
+        "episodes": len(episodes),
+        "steps": episodes.num_steps,
+        "behaviors": groups,
+        "behavior": list(episodes.behavior),
+        "success": succeeded.tolist(),
+        "returns": returns.tolist(),
+        "lengths": episodes.lengths.tolist(),
+    }
+
+
+def return_scatter(episodes: Episodes, learned: torch.Tensor) -> dict[str, Any]:
+    """True and learned return of every episode, for the scatter plot; None where the data hold no true reward."""
+    if not episodes.has_true_reward:
+        return {"true_returns": None, "learned_returns": None, "correlation": None}
+    learned_returns = np.add.reduceat(learned.numpy().astype(np.float64), episodes.step_offsets[:-1])
+    true_returns = episodes.returns().astype(np.float64)
+    constant = learned_returns.std() == 0 or true_returns.std() == 0
+    return {
+        "true_returns": true_returns.tolist(),
+        "learned_returns": learned_returns.tolist(),
+        "correlation": None if constant else float(np.corrcoef(true_returns, learned_returns)[0, 1]),
+    }

@@ -1,0 +1,234 @@
+"""What a run of the offline recipe shows: the table, the side-by-side video, and ``report.html``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from prefrl.evaluation.plots import (
+    Curve,
+    calibration_curve,
+    colors_for,
+    learning_curves,
+    return_scatter,
+    success_bars,
+)
+from prefrl.evaluation.report import Picture, PolicyRow, Report, RewardModel, Video, policy_row, write_report
+from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
+from prefrl.evaluation.video import VideoUnavailable, render_episode, side_by_side, write_gif, write_video
+from prefrl.files import read_json
+from prefrl.recipes.arms import ARMS, ArmSettings, load_learner
+from prefrl.runs import RunDirectory, read_metrics
+
+__all__ = ["report_offline", "show_table", "videos_offline"]
+
+DATA = "data"
+SHORT = {
+    "bc": "behavior cloning",
+    "aligned": "aligned by preferences",
+    "true_reward": "true reward",
+    "random": "random reward",
+    "untrained": "untrained reward model",
+    "zero": "zero reward",
+    "negated": "negated preferences",
+}
+
+
+def policy_rows(run: RunDirectory) -> list[PolicyRow]:
+    """The data and every finished arm, each with its intervals; arms are compared with behavior cloning."""
+    collected, rng = run.result("collect"), np.random.default_rng(0)
+    assert collected is not None
+    rows = [
+        policy_row(
+            "behavior data",
+            success=collected["success"],
+            returns=collected["returns"],
+            lengths=collected["lengths"],
+            rng=rng,
+        )
+    ]
+    results = {arm: run.result(f"arms/{arm}") for arm in ARMS}
+    cloned = results["bc"]
+    for arm, result in results.items():
+        if result is None:
+            continue
+        ends = ", ".join(f"{name} {share:.0%}" for name, share in result["resemblance"].items())
+        rows.append(
+            policy_row(
+                SHORT[arm],
+                success=result["success"],
+                returns=result["returns"],
+                lengths=result["lengths"],
+                rng=rng,
+                baseline=None if arm == "bc" or cloned is None else cloned["success"],
+                note=ARMS[arm],
+                extra=(("Ends like", ends),),
+            )
+        )
+    return rows
+
+
+def show_table(run: RunDirectory) -> None:
+    """Print the headline table."""
+    table = Table(title=str(run.path), title_justify="left")
+    for column in ("policy", "success", "95 % interval", "return", "ends like"):
+        table.add_column(column, justify="right" if column in ("success", "return") else "left")
+    for row in policy_rows(run):
+        s = row.success
+        table.add_row(
+            row.name, f"{100 * float(s.value):.0f} %", f"{100 * float(s.low):.0f} – {100 * float(s.high):.0f} %",
+            f"{float(row.returns.value):.0f}", dict(row.extra).get("Ends like", ""),
+        )  # fmt: skip
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def videos_offline(run: RunDirectory, settings: ArmSettings, arms: Sequence[str]) -> Path | None:
+    """The first evaluation episode of each arm, side by side, as mp4 and gif in ``RUN/videos``.
+
+    None, with the reason printed and kept for the report, where nothing can be rendered.
+    """
+    if not arms:
+        return None
+    seed = int(episode_seeds(settings.seed + 1, 1)[0])
+    try:
+        episodes = [
+            render_episode(
+                PolicyBehavior(load_learner(run, arm, settings).policy),
+                settings.env,
+                seed=seed,
+                max_steps=settings.max_steps,
+                every=2,
+            )
+            for arm in arms
+        ]
+        frames = side_by_side([f for f, _ in episodes], [SHORT[arm] for arm in arms], success=[s for _, s in episodes])
+        video = run.stage("videos") / "side_by_side.mp4"
+        write_video(video, frames, fps=25)
+        write_gif(video.with_suffix(".gif"), frames, fps=25)
+    except VideoUnavailable as error:
+        print(f"note: {error}")
+        run.finish("videos", {"video": None, "reason": str(error), "arms": list(arms)})
+        return None
+    run.finish("videos", {"video": str(video.relative_to(run.path)), "reason": None, "arms": list(arms)})
+    return video
+
+
+def report_offline(run: RunDirectory) -> Path:
+    """Write ``RUN/report.html`` from what the stages left; unfinished stages are said to be missing."""
+    path = run.path / "report.html"
+    rows, video = policy_rows(run), run.result("videos") or {}
+    shown = [] if not video.get("video") else [run.path / video["video"]]
+    report = Report(
+        title=f"prefrl: {run.path.resolve().name}",
+        summary=_summary(run),
+        policies=tuple(rows),
+        baseline="behavior cloning",
+        pictures=_pictures(run, rows),
+        reward_model=_reward_model(run),
+        videos=tuple(
+            Video(
+                title="Side by side",
+                mp4=file.read_bytes(),
+                alt=f"One episode each of: {', '.join(SHORT[a] for a in video['arms'])}.",
+            )
+            for file in shown
+        ),
+        missing=(video["reason"],) if video.get("reason") else (),
+        config=(run.path / "config.yaml").read_text(encoding="utf-8"),
+        versions=read_json(run.path / "versions.json"),
+    )
+    write_report(path, report)
+    return path
+
+
+def _summary(run: RunDirectory) -> tuple[str, ...]:
+    collected, labelled = run.result("collect") or {}, run.result("label") or {}
+    groups = "; ".join(
+        f"{g['episodes']} × {name} (success {g['success']:.0%})" for name, g in collected.get("behaviors", {}).items()
+    )
+    data = f"Data: {collected.get('episodes')} episodes, {collected.get('steps')} steps: {groups}."
+    return (
+        data,
+        f"Preferences: {labelled.get('comparisons')} comparisons, teacher {labelled.get('teacher')}.",
+    )
+
+
+def _pictures(run: RunDirectory, rows: Sequence[PolicyRow]) -> tuple[Picture, ...]:
+    names = [row.name for row in rows]
+    colors = colors_for(names)
+    words = ", ".join(f"{row.name} {float(row.success.value):.0%}" for row in rows)
+    bars = Picture(
+        title="Success",
+        png=success_bars(names, [r.success for r in rows], colors=colors),
+        alt=f"Success rates: {words}.",
+    )
+    curves = []
+    for arm in ARMS:
+        points = [row for row in read_metrics(run.path / "arms" / arm) if "success" in row]
+        if points and SHORT[arm] in colors:
+            curves.append(Curve(SHORT[arm], [p["step"] for p in points], [p["success"] for p in points]))
+    if not curves:
+        return (bars,)
+    png = learning_curves(
+        curves,
+        title="Success during training",
+        xlabel="updates",
+        ylabel="success",
+        percent=True,
+        colors=colors,
+    )
+    return bars, Picture(
+        title="Learning curves",
+        png=png,
+        alt="Success of each policy over training.",
+        caption="few episodes a point; no smoothing",
+    )
+
+
+def _reward_model(run: RunDirectory) -> RewardModel | None:
+    fit, scatter, collected = (run.result(name) for name in ("score", "rewards", "collect"))
+    if fit is None or scatter is None or collected is None:
+        return None
+    kind = "held-out" if fit["heldout_comparisons"] else "training"
+    prefix = "heldout" if fit["heldout_comparisons"] else "train"
+    facts = (
+        (f"{kind} accuracy", _number(fit[f"{prefix}_accuracy"])),
+        (f"{kind} comparisons", str(fit[f"{prefix}_comparisons"])),
+        ("training accuracy", _number(fit["train_accuracy"])),
+        (f"{kind} negative log-likelihood", f"{_number(fit[f'{prefix}_nll'])} nats"),
+        ("expected calibration error", _number(fit["heldout_ece"])),
+        ("correlation of true and learned return", _number(scatter["correlation"])),
+    )
+    curve = fit["reliability"]
+    if curve is None:
+        return RewardModel(facts=facts, pictures=_scatter(scatter, collected))
+    calibration = Picture(
+        title="Calibration", png=calibration_curve(curve["predicted"], curve["observed"], curve["count"]),
+        alt="Predicted probability against observed frequency of preferring the first.", caption=f"{kind} comparisons",
+    )  # fmt: skip
+    pictures = (calibration, *_scatter(scatter, collected))
+    return RewardModel(facts=facts, pictures=pictures)
+
+
+def _scatter(scatter: dict[str, Any], collected: dict[str, Any]) -> tuple[Picture, ...]:
+    if scatter["true_returns"] is None:
+        return ()
+    png = return_scatter(
+        np.array(scatter["true_returns"]), np.array(scatter["learned_returns"]), groups=collected["behavior"]
+    )
+    return (
+        Picture(
+            title="True and learned return",
+            png=png,
+            alt="Each episode's true return against its learned return.",
+        ),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"

@@ -1,0 +1,173 @@
+r"""Scores of a segment: the return of a learned reward, by an ensemble of MLPs computed as one batched model.
+
+s_i(segment) = Σ_t r_i(o_t, a_t), where r_i is member i. The defaults are B-Pref's (Lee et al. 2021,
+arXiv 2111.03026, after PEBBLE, arXiv 2106.05091): 3 members, 3 hidden layers of 256, leaky ReLU, tanh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prefrl.core import SegmentBatch, require_finite
+from prefrl.errors import ConfigError, InvalidData
+from prefrl.linear import linear
+
+__all__ = ["ReturnEnsemble"]
+
+# each overwrites its input: activations are most of the memory traffic of a wide network
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "leaky_relu": F.leaky_relu_,
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "silu": F.silu,
+}
+OUTPUTS = ("tanh", "linear")
+
+
+class ReturnEnsemble(nn.Module):
+    r"""Score of a segment: the sum of a learned reward r_i(o, a) over its real steps; N independent members.
+
+    All members are one model: weights are stacked (N, out, in), and one call computes and trains them all.
+    Inputs are standardized by (x − mean) / max(std, std_floor) with statistics from ``fit_normalization``
+    (Meta-World's states are positions that vary by centimeters: without it the networks see constants).
+
+    Args:
+        observation_size, action_size: D and A.
+        members: N >= 1. hidden: width of each hidden layer. activation: leaky_relu | relu | silu | tanh.
+        output: "tanh" bounds the reward to (−1, 1), which fixes its scale; "linear" does not.
+        normalize: standardize inputs. std_floor: smallest divisor, so that constant inputs do not explode.
+        seed: of the initial weights (those of ``nn.Linear``, drawn for each member on its own).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        observation_size: int,
+        action_size: int,
+        members: int = 3,
+        hidden: Sequence[int] = (256, 256, 256),
+        activation: str = "leaky_relu",
+        output: Literal["tanh", "linear"] = "tanh",
+        normalize: bool = True,
+        std_floor: float = 1e-3,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        _validate(members, hidden, activation, output, std_floor)
+        self.members, self.output, self.normalize, self.std_floor = members, output, normalize, std_floor
+        self._activation = ACTIVATIONS[activation]
+        sizes = [observation_size + action_size, *hidden, 1]
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = fan_in**-0.5  # the initialisation of nn.Linear
+            self.weights.append(_uniform((members, fan_out, fan_in), bound, generator))
+            self.biases.append(_uniform((members, fan_out), bound, generator))
+        self.register_buffer("mean", torch.zeros(sizes[0]))
+        self.register_buffer("std", torch.ones(sizes[0]))
+
+    @classmethod
+    def for_data(
+        cls,
+        *,
+        observations: Tensor,
+        actions: Tensor,
+        seed: int,
+        members: int = 3,
+        hidden: Sequence[int] = (256, 256, 256),
+        activation: str = "leaky_relu",
+        output: Literal["tanh", "linear"] = "tanh",
+        normalize: bool = True,
+        std_floor: float = 1e-3,
+    ) -> ReturnEnsemble:
+        """A new ensemble with sizes and input statistics from steps (..., D), (..., A)."""
+        score = cls(
+            observation_size=observations.shape[-1],
+            action_size=actions.shape[-1],
+            members=members,
+            hidden=hidden,
+            activation=activation,
+            output=output,
+            normalize=normalize,
+            std_floor=std_floor,
+            seed=seed,
+        )
+        score.fit_normalization(observations, actions)
+        return score
+
+    def forward(self, segments: SegmentBatch) -> Tensor:
+        """(N, B): sum of each member's reward over the real steps of each segment."""
+        encoded = self.encode(segments)  # (B, T, D + A)
+        return self.score_encoded(encoded.expand(self.members, *encoded.shape), segments.mask)
+
+    def reward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(N, B): each member's reward of (B, D), (B, A)."""
+        inputs = self._standardize(torch.cat([observations, actions], dim=-1))
+        return self._rewards(inputs.expand(self.members, *inputs.shape))
+
+    def fit_normalization(self, observations: Tensor, actions: Tensor) -> None:
+        """Take input statistics from steps (..., D), (..., A); nothing happens with ``normalize=False``."""
+        if not self.normalize:
+            return
+        inputs = torch.cat([observations, actions], dim=-1).flatten(0, -2).to(self.mean.dtype)
+        require_finite("observations and actions", inputs)
+        if len(inputs) < 2:
+            raise InvalidData(f"Input statistics need at least 2 steps, but there are {len(inputs)}.")
+        self.mean.copy_(inputs.mean(0))
+        self.std.copy_(inputs.std(0).clamp_min(self.std_floor))
+
+    def encode(self, segments: SegmentBatch) -> Tensor:
+        """(B, T, D + A): the part of the score without parameters; a training loop computes it once."""
+        return self._standardize(torch.cat([segments.observations[:, :-1], segments.actions], dim=-1))
+
+    def score_encoded(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
+        """(N, B): scores of encoded segments (N, B, T, D + A), where each member may see other segments.
+
+        mask: (N, B, T) or (B, T) bool, True on real steps; None if there is no padding.
+        """
+        N, B, T, size = encoded.shape
+        rewards = self._rewards(encoded.reshape(N, B * T, size)).view(N, B, T)
+        return (rewards if mask is None else rewards * mask).sum(-1)
+
+    def _standardize(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.std if self.normalize else inputs
+
+    def _rewards(self, inputs: Tensor) -> Tensor:
+        """(N, M, D + A) -> (N, M). One product a member and layer: on CPUs much faster than baddbmm."""
+        weights = [weight.unbind(0) for weight in self.weights]  # [layer][member] (out, in)
+        biases = [bias.unbind(0) for bias in self.biases]
+        last = len(weights) - 1
+        outputs = []
+        for member, x in enumerate(inputs.unbind(0)):
+            for layer in range(len(weights)):
+                x = linear(x, weights[layer][member], biases[layer][member])  # (M, out)
+                if layer < last:
+                    x = self._activation(x)
+            outputs.append(x.squeeze(-1))
+        rewards = torch.stack(outputs)
+        return torch.tanh(rewards) if self.output == "tanh" else rewards
+
+
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> nn.Parameter:
+    return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * bound)
+
+
+def _validate(members: int, hidden: Sequence[int], activation: str, output: str, std_floor: float) -> None:
+    if members < 1 or any(width < 1 for width in hidden):
+        raise ConfigError(f"score: members and every hidden width must be >= 1, but are {members} and {list(hidden)}.")
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"score: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}.")
+    if output not in OUTPUTS:
+        raise ConfigError(f"score: output must be one of {', '.join(OUTPUTS)}, but is {output!r}.")
+    if not std_floor > 0:
+        raise ConfigError(f"score: std_floor must be > 0, but is {std_floor}.")

@@ -1,0 +1,1 @@
+"""Training loops that read as pseudo-code: fit a score to comparisons, relabel a dataset, learn offline."""

@@ -1,0 +1,247 @@
+r"""Fit a score to comparisons: Bradley–Terry on logits (Christiano et al. 2017, arXiv 1706.03741, eq. 1).
+
+Every member of the ensemble has its own minibatch order (and, if asked, its own bootstrap sample), and all
+members are computed in one forward pass. The likelihood is computed on logits: on clipped probabilities, a
+confident mistake has no gradient and is never repaired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefrl.choice import preference_nll
+from prefrl.core import Comparisons
+from prefrl.errors import ConfigError, InvalidData, RunDirectoryError
+from prefrl.files import load_checkpoint, save_checkpoint
+from prefrl.runs import MetricLogger
+from prefrl.train.calibration import Fit, Reliability, measure_fit
+from prefrl.train.pairs import Pairs, TrainableScore, encode_pairs
+from prefrl.train.resume import require_same_settings
+
+__all__ = ["FitReport", "fit_score"]
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit reached after ``epochs``, by the mean score of the members (definitions: ``measure_fit``).
+
+    Accuracies are in [0, 1], None where every label is a tie; nll in nats; calibration (``heldout_ece`` and
+    its curve ``reliability``) is of the held-out comparisons. Without those, their fields are None.
+    """
+
+    epochs: int
+    train_comparisons: int
+    train_accuracy: float | None
+    train_nll: float
+    heldout_comparisons: int
+    heldout_accuracy: float | None
+    heldout_nll: float | None
+    heldout_ece: float | None
+    reliability: Reliability | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON."""
+        return asdict(self)
+
+
+def fit_score(
+    score: TrainableScore,
+    comparisons: Comparisons,
+    *,
+    epochs: int = 50,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    weight_decay: float = 0.0,
+    holdout: float = 0.1,
+    stop_accuracy: float | None = None,
+    bootstrap: bool = False,
+    seed: int,
+    folder: Path | None = None,
+    checkpoint_every: int = 10,
+    tensorboard: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> FitReport:
+    """Train ``score`` in place by Adam; learning rate and early stop as in B-Pref (arXiv 2111.03026).
+
+    Args:
+        epochs: passes over the training comparisons. batch_size: comparisons per member and step.
+        weight_decay: decoupled (AdamW, arXiv 1711.05101); 0 is Adam.
+        holdout: share of the comparisons in [0, 1) that is only measured, never trained on.
+        stop_accuracy: stop after an epoch whose training accuracy reaches it (B-Pref: 0.97); None: never.
+        bootstrap: each member trains on its own resample, with replacement, of the training comparisons.
+        folder: for metrics and the checkpoint; one that is there already is continued, to the same result.
+        checkpoint_every: epochs between checkpoints. progress: called as ``progress(epoch, epochs)``.
+    """
+    settings: dict[str, Any] = {
+        "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
+        "holdout": holdout, "stop_accuracy": stop_accuracy, "bootstrap": bootstrap, "seed": seed,
+        "comparisons": len(comparisons),
+    }  # fmt: skip
+    _validate(epochs=epochs, checkpoint_every=checkpoint_every, **settings)
+    training = _Training(score, settings)
+    train, heldout = _split(score, comparisons.without_true_reward(), holdout, training.generator)
+    samples = _samples(score.members, len(train), bootstrap, training.generator)  # (N, n)
+    file = None if folder is None else Path(folder) / CHECKPOINT
+    training.resume(file, epochs)
+
+    with _logger(folder, training.epoch, tensorboard) as log:
+        while training.epoch < epochs and not training.stopped:
+            loss, accuracy = _train_epoch(training, train, samples, batch_size)
+            training.epoch += 1
+            training.stopped = accuracy is not None and accuracy >= (stop_accuracy or math.inf)
+            log(training.epoch, loss=loss, train_accuracy=accuracy, **_heldout_metrics(score, heldout))
+            last = training.stopped or training.epoch == epochs
+            if last or training.epoch % checkpoint_every == 0:
+                training.save(file)
+            if progress is not None:
+                progress(epochs if last else training.epoch, epochs)
+    return _report(training.epoch, _measure(score, train), None if heldout is None else _measure(score, heldout))
+
+
+class _Training:
+    """What changes during a fit, and is kept in its checkpoint."""
+
+    def __init__(self, score: TrainableScore, settings: dict[str, Any]) -> None:
+        self.score, self.settings = score, settings
+        self.generator = torch.Generator().manual_seed(settings["seed"])
+        self.optimizer = torch.optim.AdamW(
+            score.parameters(),
+            lr=settings["learning_rate"],
+            weight_decay=settings["weight_decay"],
+            fused=True,
+        )
+        self.epoch, self.stopped = 0, False
+
+    def save(self, file: Path | None) -> None:
+        if file is None:
+            return
+        state = {
+            "score": self.score.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "settings": self.settings,
+            "epoch": self.epoch,
+            "stopped": self.stopped,
+        }
+        save_checkpoint(file, state)
+
+    def resume(self, file: Path | None, epochs: int) -> None:
+        """Continue from the checkpoint, if there is one."""
+        if file is None or not file.is_file():
+            return
+        state = load_checkpoint(file)
+        require_same_settings(file, state["settings"], self.settings)
+        if state["epoch"] > epochs:
+            raise RunDirectoryError(f"{file} has {state['epoch']} epochs, more than {epochs}. Use a new folder.")
+        self.score.load_state_dict(state["score"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.epoch, self.stopped = state["epoch"], state["stopped"]
+
+
+def _train_epoch(training: _Training, pairs: Pairs, samples: Tensor, batch_size: int) -> tuple[float, float | None]:
+    """One pass over the (N, n) samples of the members, each in its own order: (mean loss, accuracy)."""
+    members, n = samples.shape
+    order = torch.stack([torch.randperm(n, generator=training.generator) for _ in range(members)])
+    rows = samples.gather(1, order).to(pairs.p_first.device)  # (N, n)
+    total, hits, decided = torch.zeros(3, device=rows.device).unbind()
+    for batch in rows.split(batch_size, dim=1):  # (N, b)
+        p_first = pairs.p_first[batch]
+        logit = pairs.logits(training.score, batch)
+        loss = preference_nll(logit, p_first)  # (N, b)
+        training.optimizer.zero_grad()
+        loss.mean(1).sum().backward()  # a sum over members: no member sees another's gradient
+        training.optimizer.step()
+        total += loss.detach().sum()
+        hits += ((logit.detach() > 0) == (p_first > 0.5)).logical_and(p_first != 0.5).sum()
+        decided += (p_first != 0.5).sum()
+    mean = total.item() / (members * n)
+    if not math.isfinite(mean):
+        raise InvalidData(f"The loss became {mean}. Lower learning_rate, or check the observations' scale.")
+    return mean, (hits / decided).item() if decided > 0 else None
+
+
+def _measure(score: TrainableScore, pairs: Pairs) -> Fit:
+    """Judge the mean score of the members: its logit is the mean of theirs."""
+    with torch.no_grad():
+        rows = torch.arange(len(pairs), device=pairs.p_first.device)
+        logits = [pairs.logits(score, chunk.expand(score.members, -1)).mean(0) for chunk in rows.split(128)]
+    return measure_fit(torch.cat(logits), pairs.p_first)
+
+
+def _report(epochs: int, train: Fit, heldout: Fit | None) -> FitReport:
+    return FitReport(
+        epochs=epochs,
+        train_comparisons=train.comparisons,
+        train_accuracy=train.accuracy,
+        train_nll=train.nll,
+        heldout_comparisons=heldout.comparisons if heldout else 0,
+        heldout_accuracy=heldout.accuracy if heldout else None,
+        heldout_nll=heldout.nll if heldout else None,
+        heldout_ece=heldout.ece if heldout else None,
+        reliability=heldout.reliability if heldout else None,
+    )
+
+
+def _heldout_metrics(score: TrainableScore, heldout: Pairs | None) -> dict[str, float | None]:
+    if heldout is None:
+        return {}
+    fit = _measure(score, heldout)
+    return {"heldout_accuracy": fit.accuracy, "heldout_nll": fit.nll, "heldout_ece": fit.ece}
+
+
+def _split(
+    score: TrainableScore, comparisons: Comparisons, holdout: float, generator: torch.Generator
+) -> tuple[Pairs, Pairs | None]:
+    """Shuffle, then encode the training and the held-out comparisons (None if the share rounds to 0)."""
+    n = len(comparisons)
+    order, held = torch.randperm(n, generator=generator), round(holdout * n)
+    if held >= n:
+        raise InvalidData(f"holdout {holdout} leaves none of {n} comparisons to train on. Ask for more.")
+    train = encode_pairs(score, comparisons[order[held:]])
+    return train, encode_pairs(score, comparisons[order[:held]]) if held else None
+
+
+def _samples(members: int, n: int, bootstrap: bool, generator: torch.Generator) -> Tensor:
+    """(N, n): which training comparisons each member sees."""
+    if bootstrap:
+        return torch.randint(n, (members, n), generator=generator)
+    return torch.arange(n).expand(members, n)
+
+
+@contextmanager
+def _logger(folder: Path | None, epoch: int, tensorboard: bool) -> Iterator[Callable[..., None]]:
+    """``log(epoch, **scalars)``; what is None is left out, and without a folder nothing is written."""
+    if folder is None:
+        yield lambda _epoch, **_scalars: None
+        return
+    with MetricLogger(Path(folder), resume_step=epoch, tensorboard=tensorboard) as logger:
+        yield lambda step, **scalars: logger.log(step, **{k: v for k, v in scalars.items() if v is not None})
+
+
+def _validate(*, comparisons: int, stop_accuracy: float | None, **values: Any) -> None:
+    if comparisons == 0:
+        raise InvalidData("There are no comparisons to fit: none was asked for, or the teacher skipped all.")
+    allowed = {
+        "epochs": ("[1, inf)", values["epochs"] >= 1),
+        "batch_size": ("[1, inf)", values["batch_size"] >= 1),
+        "checkpoint_every": ("[1, inf)", values["checkpoint_every"] >= 1),
+        "learning_rate": ("(0, inf)", 0 < values["learning_rate"] < math.inf),
+        "weight_decay": ("[0, inf)", 0 <= values["weight_decay"] < math.inf),
+        "holdout": ("[0, 1)", 0 <= values["holdout"] < 1),
+    }
+    for name, (interval, holds) in allowed.items():
+        if not holds:
+            raise ConfigError(f"fit: {name} must be in {interval}, but is {values[name]}.")
+    if stop_accuracy is not None and not 0 < stop_accuracy <= 1:
+        raise ConfigError(f"fit: stop_accuracy must be in (0, 1] or null, but is {stop_accuracy}.")

@@ -1,0 +1,130 @@
+"""Every YAML composes, names what exists, fits its constructor's signature, builds, and explains its keys."""
+
+import inspect
+import os
+import re
+from dataclasses import fields
+
+import pytest
+import torch
+
+from prefrl.catalog import config_root, describe, groups, option_values, options, read_yaml, slots
+from prefrl.config import build, check, compose, locate
+from prefrl.errors import ConfigError
+from prefrl.launch import make_recipe
+from prefrl.schemas import SCHEMAS
+from prefrl.signatures import annotations_of
+
+ROOT = config_root()
+# an experiment overrides keys that are explained where they are defined
+EXPLAINED = sorted(file for file in ROOT.rglob("*.yaml") if file.parent.name != "experiment")
+OPTIONS = [(group, option) for group in groups() for option in options(group)]
+SLOTS = {
+    group: (command, slot) for command in SCHEMAS for slot, (group, _) in reversed(slots(command).items())
+}  # a command that a group's options can be tried in
+EXPERIMENTS = options("experiment")
+COMPONENTS = [(group, option) for group, option in OPTIONS if group not in ("experiment", "bench", "recipe")]
+
+
+def nodes_with_target(node, key=""):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, child in node.items():
+            yield from nodes_with_target(child, f"{key}.{name}")
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield from nodes_with_target(child, f"{key}[{index}]")
+
+
+@pytest.fixture
+def restored(monkeypatch):
+    """What preparing a run sets globally is set back."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_fits_its_signature(group, option):
+    """Each option composes in a command that has its group, and its arguments fit what it names."""
+    command, slot = SLOTS[group]
+    required = ["out=x"] if "out" in read_yaml(command) else []
+    config = compose(command, [f"{slot}={option}", *required])
+    for name, node in config.components.items():
+        check(node, key=name)
+
+
+@pytest.mark.parametrize(("group", "option"), COMPONENTS)
+def test_every_component_builds(group, option):
+    """A component can be made (or bound, where it is a partial) from its YAML alone."""
+    command, slot = SLOTS[group]
+    required = ["out=x"] if "out" in read_yaml(command) else []
+    node = compose(command, [f"{slot}={option}", *required]).components[slot]
+    assert callable(build(node, key=slot)) or not node.get("_partial_")
+
+
+@pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
+def test_every_experiment_makes_a_recipe(experiment, restored):
+    """The default and each experiment build everything, up to the first step."""
+    recipe = make_recipe(compose("train", [f"experiment={experiment}"] if experiment else []))
+    assert callable(recipe.train)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_are_short_lists_of_overrides(experiment):
+    """An experiment overrides, it does not copy: fewer than 20 lines with a value."""
+    lines = (ROOT / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert "# @package _global_" in lines
+    assert sum(bool(re.match(r"\s*(- )?[\w/@ ]+: *[^#\s]", line)) for line in lines) < 20
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_annotations_of_targets_resolve(group, option):
+    """Types of arguments are checked only where annotations can be resolved: those of ours always can."""
+    for key, node in nodes_with_target(option_values(group, option)):
+        target = locate(node["_target_"], key=key)
+        annotated = [p for p in inspect.signature(target).parameters.values() if p.annotation is not p.empty]
+        assert set(annotations_of(target)) >= {p.name for p in annotated}
+
+
+@pytest.mark.parametrize("file", EXPLAINED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_key_has_a_comment(file):
+    """A key is explained on its line or the one above (names are not); the top says what the file is."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("#"), "the first line says what this is"
+    opens = [*lines[1:], ""]
+    for number, line in enumerate(lines):
+        key = re.match(r"(\s*)(?:- )?([\w@/ ]+):(.*)", line)
+        if line.startswith("#") or not key or key[2].startswith("_") or key[2] in ("defaults", "id", "name"):
+            continue
+        is_block = not key[3].strip() and len(opens[number]) - len(opens[number].lstrip()) >= len(key[1])
+        above = number > 0 and lines[number - 1].strip().startswith("#")
+        assert "#" in key[3] or above or is_block, f"line {number + 1}: {line}"
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_run_level_keys_are_those_of_the_schema(command):
+    """The YAML of a command has exactly the keys of its dataclass; what else there is, is a component."""
+    found = {key for key, value in read_yaml(command).items() if key != "defaults" and type(value) is not dict}
+    assert found == {field.name for field in fields(SCHEMAS[command])}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_is_described(group, option):
+    """`prefrl list` has a line for each."""
+    assert len(describe(group, option)) > 10
+
+
+@pytest.mark.parametrize(("group", "option"), COMPONENTS)
+def test_a_misspelt_key_in_a_yaml_is_an_error(group, option):
+    """Below every ``_target_``, partial or not, an argument that does not exist is found before building."""
+    node = option_values(group, option)
+    parameters = inspect.signature(locate(node["_target_"], key=group)).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        pytest.skip("takes any keyword and checks it when it is called")
+    with pytest.raises(ConfigError, match="no_such_argument is not an argument"):
+        check({**node, "no_such_argument": 1}, key=group)

@@ -1,0 +1,280 @@
+"""Laws of fitting a score to comparisons, and of its calibration."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from prefrl.core import Comparisons, SegmentBatch
+from prefrl.errors import ConfigError, InvalidData, RunDirectoryError
+from prefrl.runs import read_metrics
+from prefrl.scores import ReturnEnsemble
+from prefrl.train.calibration import measure_fit, reliability
+from prefrl.train.fit_score import fit_score
+
+QUICK = {"epochs": 6, "batch_size": 16, "learning_rate": 3e-3, "seed": 0, "tensorboard": False}
+
+
+def make_score(seed=0, **changed):
+    return ReturnEnsemble(**{"observation_size": 3, "action_size": 2, "hidden": (32,), "seed": seed, **changed})
+
+
+def linear_comparisons(n=100, T=8, seed=0, true_reward=False):
+    """Segments whose reward is linear in observation and action, compared without noise."""
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.tensor([1.0, -2.0, 0.5, 1.0, 0.0])
+
+    def draw():
+        observations, actions = torch.randn(n, T + 1, 3, generator=g), torch.randn(n, T, 2, generator=g)
+        reward = torch.cat([observations[:, :-1], actions], -1) @ weight
+        return SegmentBatch(observations, actions, torch.ones(n, T, dtype=torch.bool), reward)
+
+    first, second = draw(), draw()
+    p_first = (first.true_reward.sum(1) > second.true_reward.sum(1)).float()
+    comparisons = Comparisons(first, second, p_first)
+    return comparisons if true_reward else comparisons.without_true_reward()
+
+
+def equal_states(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_a_linear_reward_is_recovered():
+    """The ordering of new segments under a linear reward is learned to at least 95 %; rewards correlate."""
+    score = make_score(output="linear")
+    settings = {**QUICK, "epochs": 40, "batch_size": 64, "learning_rate": 1e-2}
+    report = fit_score(score, linear_comparisons(n=800), **settings)
+    assert report.heldout_accuracy >= 0.93  # of 80 comparisons
+    new = linear_comparisons(n=1000, seed=1, true_reward=True)
+    logit = (score(new.first) - score(new.second)).mean(0)
+    assert measure_fit(logit, new.p_first).accuracy >= 0.95
+    learned = score.reward(new.first.observations[:, 0], new.first.actions[:, 0]).mean(0)
+    assert torch.corrcoef(torch.stack([learned, new.first.true_reward[:, 0]]))[0, 1] > 0.9
+
+
+def test_training_does_not_know_first_from_second():
+    """Swapping every pair with its label gives the same score, up to rounding."""
+    data = linear_comparisons()
+    scores = [make_score(), make_score()]
+    reports = [fit_score(s, d, **QUICK) for s, d in zip(scores, (data, data.swapped()), strict=True)]
+    assert reports[0].train_nll == pytest.approx(reports[1].train_nll, rel=1e-3)
+    torch.testing.assert_close(scores[0](data.first), scores[1](data.first), rtol=1e-2, atol=1e-2)
+
+
+class OneWeight(nn.Module):
+    """s = w Σ_t o_t: the smallest score that fit_score can train."""
+
+    members = 1
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([weight]))
+
+    def encode(self, segments):
+        return segments.observations[:, :-1, 0]  # (B, T)
+
+    def score_encoded(self, encoded, mask):
+        return self.weight * encoded.sum(-1)  # (N, B)
+
+
+def test_a_confident_mistake_is_repaired():
+    """At a wrong margin of 300 the gradient of the loss is still 1 a comparison, and training gets out."""
+    first, second = torch.full((8, 2, 1), 300.0), torch.zeros(8, 2, 1)
+    mask, actions = torch.ones(8, 1, dtype=torch.bool), torch.zeros(8, 1, 1)
+    data = Comparisons(SegmentBatch(first, actions, mask), SegmentBatch(second, actions, mask), torch.ones(8))
+    score = OneWeight(-1.0)
+    settings = {**QUICK, "learning_rate": 0.1, "holdout": 0.0, "batch_size": 8}
+    fit_score(score, data, **{**settings, "epochs": 1})
+    assert score.weight.grad.item() == pytest.approx(-300.0)  # −1 · feature
+    assert fit_score(score, data, **{**settings, "epochs": 40}).train_accuracy == 1.0
+
+
+def test_ties_teach_indifference():
+    """If all labels are 0.5, P(first) goes to 0.5 everywhere; accuracy has nothing to count."""
+    data = replace(linear_comparisons(), p_first=torch.full((100,), 0.5))
+    score = make_score(output="linear")
+    before = (score(data.first) - score(data.second)).mean(0).abs().mean()
+    report = fit_score(score, data, **{**QUICK, "epochs": 40})
+    after = (score(data.first) - score(data.second)).mean(0).abs().mean()
+    assert after < 0.2 * before
+    assert report.train_nll == pytest.approx(math.log(2), abs=2e-3)
+    assert report.train_accuracy is None
+    assert report.heldout_accuracy is None
+
+
+class Poisoned(SegmentBatch):
+    """Segments whose true reward must not be looked at."""
+
+    armed = False
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if name == "true_reward" and value is not None and Poisoned.armed:
+            raise AssertionError("a learner read the true reward")
+        return value
+
+
+def test_the_true_reward_is_never_read(monkeypatch):
+    """Fitting touches no true reward: reading it raises, and absurd values change nothing."""
+    data = linear_comparisons(true_reward=True)
+    first, second = (
+        Poisoned(s.observations, s.actions, s.mask, -1e6 * s.true_reward) for s in (data.first, data.second)
+    )
+    poisoned = Comparisons(first, second, data.p_first)
+    monkeypatch.setattr(Poisoned, "armed", True)
+    with pytest.raises(AssertionError, match="read the true reward"):
+        poisoned.first[0]
+    clean, dirty = make_score(), make_score()
+    assert fit_score(dirty, poisoned, **QUICK) == fit_score(clean, data.without_true_reward(), **QUICK)
+    assert equal_states(clean, dirty)
+
+
+def test_equal_seeds_give_equal_scores():
+    """Bitwise equal for equal seeds, different for others."""
+    data, scores = linear_comparisons(), [make_score() for _ in range(3)]
+    reports = [fit_score(s, data, **{**QUICK, "seed": seed}) for s, seed in zip(scores, (0, 0, 1), strict=True)]
+    assert reports[0] == reports[1]
+    assert equal_states(scores[0], scores[1])
+    assert not equal_states(scores[0], scores[2])
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path, bootstrap):
+    """Ctrl-C in epoch 5, then once more with a fresh score: weights, report and metrics equal to the bit."""
+    data, settings = linear_comparisons(), {**QUICK, "bootstrap": bootstrap, "checkpoint_every": 2}
+    whole = make_score()
+    expected = fit_score(whole, data, **settings, folder=tmp_path / "whole")
+
+    def stop(epoch, _epochs):
+        if epoch == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_score(make_score(), data, **settings, folder=tmp_path / "cut", progress=stop)
+    resumed = make_score(seed=7)
+    assert fit_score(resumed, data, **settings, folder=tmp_path / "cut") == expected
+    assert equal_states(resumed, whole)
+    assert read_metrics(tmp_path / "cut") == read_metrics(tmp_path / "whole")
+
+
+def test_a_finished_fit_is_not_trained_further(tmp_path):
+    """Calling it once more loads the same score and gives the same report."""
+    data = linear_comparisons()
+    score = make_score()
+    report = fit_score(score, data, **QUICK, folder=tmp_path)
+    again = make_score(seed=5)
+    assert fit_score(again, data, **QUICK, folder=tmp_path) == report
+    assert equal_states(score, again)
+
+
+def test_resuming_with_other_settings_is_an_error(tmp_path):
+    """The message names what differs."""
+    fit_score(make_score(), linear_comparisons(), **QUICK, folder=tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"batch_size=16, but now batch_size=8"):
+        fit_score(make_score(), linear_comparisons(), **{**QUICK, "batch_size": 8}, folder=tmp_path)
+    with pytest.raises(RunDirectoryError, match="has 6 epochs, more than 2"):
+        fit_score(make_score(), linear_comparisons(), **{**QUICK, "epochs": 2}, folder=tmp_path)
+
+
+def test_each_option_changes_the_result():
+    """No ghost options."""
+    data, usual = linear_comparisons(), make_score()
+    fit_score(usual, data, **QUICK)
+    for changed in (
+        {"bootstrap": True},
+        {"weight_decay": 1.0},
+        {"holdout": 0.3},
+        {"batch_size": 8},
+        {"learning_rate": 1e-2},
+    ):
+        other = make_score()
+        fit_score(other, data, **{**QUICK, **changed})
+        assert not equal_states(other, usual), changed
+
+
+def test_training_stops_at_the_wanted_accuracy():
+    """stop_accuracy ends it early, and progress still reaches its end."""
+    seen = []
+    settings = {**QUICK, "epochs": 200, "stop_accuracy": 0.9, "progress": lambda *done: seen.append(done)}
+    report = fit_score(make_score(), linear_comparisons(n=300), **settings)
+    assert report.epochs < 100
+    assert seen[-1] == (200, 200)
+    assert len(seen) == report.epochs
+
+
+def test_segments_of_different_lengths_can_be_compared():
+    """Padding in data does not change a fit: padded and unpadded give the same loss."""
+    data = linear_comparisons()
+
+    def padded(s, columns):
+        B = len(s)
+        return SegmentBatch(
+            torch.cat([s.observations, torch.full((B, columns, 3), 9.0)], 1),
+            torch.cat([s.actions, torch.full((B, columns, 2), 9.0)], 1),
+            torch.cat([s.mask, torch.zeros(B, columns, dtype=torch.bool)], 1),
+        )
+
+    other = Comparisons(padded(data.first, 2), padded(data.second, 5), data.p_first)
+    reports = [fit_score(make_score(), d, **QUICK) for d in (data, other)]
+    assert reports[0].train_nll == pytest.approx(reports[1].train_nll, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, r"epochs must be in \[1, inf\)"),
+        ({"batch_size": 0}, r"batch_size must be in \[1, inf\)"),
+        ({"learning_rate": 0.0}, r"learning_rate must be in \(0, inf\)"),
+        ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\)"),
+        ({"holdout": 1.0}, r"holdout must be in \[0, 1\)"),
+        ({"stop_accuracy": 1.5}, r"stop_accuracy must be in \(0, 1\]"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_that_names_the_allowed_set(changed, message):
+    """Settings are validated before anything is trained."""
+    with pytest.raises(ConfigError, match=message):
+        fit_score(make_score(), linear_comparisons(), **{**QUICK, **changed})
+
+
+def test_nothing_to_learn_from_is_an_error():
+    """No comparisons, or all of them held out."""
+    data = linear_comparisons()
+    with pytest.raises(InvalidData, match="no comparisons"):
+        fit_score(make_score(), data[:0], **QUICK)
+    with pytest.raises(InvalidData, match="leaves none"):
+        fit_score(make_score(), data[:1], **{**QUICK, "holdout": 0.9})
+
+
+def test_a_diverged_loss_is_an_error():
+    """NaN is found within its epoch."""
+    score = make_score()
+    score.weights[0].data.fill_(torch.nan)
+    with pytest.raises(InvalidData, match="loss became nan"):
+        fit_score(score, linear_comparisons(), **QUICK)
+
+
+def test_a_calibrated_predictor_has_no_calibration_error():
+    """ECE → 0 when labels are drawn from the predictions; exactly 0 when soft labels are the predictions."""
+    g = torch.Generator().manual_seed(0)
+    probability = torch.rand(50_000, generator=g)
+    drawn = (torch.rand(50_000, generator=g) < probability).float()
+    assert reliability(probability, drawn).expected_calibration_error < 0.01
+    assert reliability(probability, probability).expected_calibration_error < 1e-6
+
+
+def test_an_overconfident_predictor_has_the_error_of_its_gap():
+    """Predicting 0.95 where 0.75 is right: ECE = 0.2; the curve has one bin."""
+    curve = reliability(torch.full((400,), 0.95), torch.tensor([1.0, 1.0, 1.0, 0.0] * 100))
+    assert curve.expected_calibration_error == pytest.approx(0.2)
+    assert (curve.observed, curve.count) == ((0.75,), (400,))
+
+
+def test_accuracy_and_likelihood_by_hand():
+    """Ties are left out of accuracy, a zero logit counts half, and both enter the likelihood."""
+    fit = measure_fit(torch.tensor([0.0, math.log(3), math.log(3), 5.0]), torch.tensor([1.0, 1.0, 0.0, 0.5]))
+    assert fit.accuracy == pytest.approx(0.5)
+    by_hand = [math.log(2), -math.log(0.75), -math.log(0.25), 0.5 * (math.log1p(math.exp(-5)) * 2 + 5)]
+    assert fit.nll == pytest.approx(sum(by_hand) / 4)
+    assert measure_fit(torch.zeros(2), torch.full((2,), 0.5)).accuracy is None

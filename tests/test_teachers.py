@@ -1,0 +1,227 @@
+"""Laws of the simulated teacher (B-Pref, arXiv 2111.03026)."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrl.core import SegmentBatch
+from prefrl.errors import ConfigError, InvalidData
+from prefrl.teachers import SimulatedTeacher
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def with_rewards(rewards, lengths=None):
+    """Segments that differ in their rewards (B, T) only."""
+    rewards = torch.as_tensor(np.asarray(rewards), dtype=torch.float32)
+    B, T = rewards.shape
+    lengths = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths)
+    mask = torch.arange(T) < lengths[:, None]
+    return SegmentBatch(torch.zeros(B, T + 1, 1), torch.zeros(B, T, 1), mask, rewards)
+
+
+def random_pair(seed=0, n=200, T=6, low=0.0):
+    rng = np.random.default_rng(seed)
+    return with_rewards(rng.uniform(low, 1, (n, T))), with_rewards(rng.uniform(low, 1, (n, T)))
+
+
+def answers(teacher, first, second, seed=0):
+    return teacher.answer(first, second, np.random.default_rng(seed))
+
+
+def returns(segments):
+    return (segments.true_reward * segments.mask).double().sum(1).numpy()
+
+
+def within_binomial_bounds(hits, p, n):
+    """Five standard deviations: fails once in a million by chance."""
+    return abs(hits - n * p) <= 5 * math.sqrt(n * p * (1 - p))
+
+
+@given(seed=SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_the_oracle_never_contradicts_the_return(seed):
+    """p_first is 1, 0 or 0.5 as the first return is larger, smaller or equal."""
+    first, second = random_pair(seed, n=20, low=-1.0)
+    expected = 0.5 + 0.5 * np.sign(returns(first) - returns(second))
+    assert np.array_equal(answers(SimulatedTeacher(), first, second), expected)
+
+
+def test_an_exact_tie_is_one_half():
+    """The oracle has no side where the returns are equal."""
+    assert answers(SimulatedTeacher(), with_rewards([[1, 2]]), with_rewards([[2, 1]])).tolist() == [0.5]
+
+
+def test_mistakes_come_at_their_rate():
+    """With mistake=ε, wrong answers are binomial with rate ε; with ε=1 all are wrong."""
+    first, second = random_pair(n=5000)
+    truth = answers(SimulatedTeacher(), first, second)
+    wrong = answers(SimulatedTeacher(mistake=0.1), first, second) != truth
+    assert within_binomial_bounds(wrong.sum(), 0.1, 5000)
+    assert np.array_equal(answers(SimulatedTeacher(mistake=1.0), first, second), 1 - truth)
+
+
+@given(seed=SEEDS, gamma=st.floats(0.1, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_myopia_weighs_as_in_b_pref(seed, gamma):
+    """Step t of H counts γ^(H−1−t): as if each step multiplied all earlier ones by γ; γ=1 is the oracle."""
+    first, second = random_pair(seed, n=20, low=-1.0)
+
+    def recent(segments):
+        weighted = segments.true_reward.double().numpy().copy()
+        for t in range(weighted.shape[1] - 1):
+            weighted[:, : t + 1] *= gamma
+        return weighted.sum(1)
+
+    difference = recent(first) - recent(second)
+    clear = np.abs(difference) > 1e-9  # the two ways of multiplying round differently
+    found = answers(SimulatedTeacher(gamma=gamma), first, second)
+    assert np.array_equal(found[clear], (difference > 0).astype(float)[clear])
+    plain = answers(SimulatedTeacher(gamma=1.0), first, second)
+    assert np.array_equal(plain, answers(SimulatedTeacher(), first, second))
+
+
+def test_infinite_rationality_is_the_limit_of_large_rationality():
+    """β → ∞ is the oracle."""
+    first, second = random_pair()
+    assert np.array_equal(
+        answers(SimulatedTeacher(beta=1e9), first, second), answers(SimulatedTeacher(), first, second)
+    )
+
+
+def test_no_rationality_is_a_coin():
+    """β = 0 answers by half, and does not look at rewards."""
+    first, second = random_pair(n=5000)
+    found = answers(SimulatedTeacher(beta=0.0), first, second)
+    assert within_binomial_bounds(found.sum(), 0.5, 5000)
+    assert np.array_equal(found, answers(SimulatedTeacher(beta=0.0), *random_pair(seed=1, n=5000)))
+
+
+def test_a_noisy_teacher_answers_at_the_bradley_terry_rate():
+    """P(first) = σ(β ΔR)."""
+    n, beta = 5000, 2.0
+    found = answers(SimulatedTeacher(beta=beta), with_rewards([[0.4, 0.3]] * n), with_rewards([[0.1, 0.1]] * n))
+    assert within_binomial_bounds(found.sum(), 1 / (1 + math.exp(-beta * 0.5)), n)
+
+
+@given(seed=SEEDS, low=st.floats(0, 2), more=st.floats(0, 2))
+@settings(max_examples=30, deadline=None)
+def test_skip_and_equal_are_monotone(seed, low, more):
+    """A larger share skips (calls equal) every pair that a smaller one skips (calls equal); 0 skips none."""
+    first, second = random_pair(seed, n=50)
+    for knob, marked in (("skip", np.isnan), ("equal", lambda p: p == 0.5)):
+        few, many = (
+            marked(answers(SimulatedTeacher(**{knob: share}, reward_per_step=0.5), first, second))
+            for share in (low, low + more)
+        )
+        assert not (few & ~many).any()
+    assert not np.isnan(answers(SimulatedTeacher(skip=0.0, reward_per_step=0.5), first, second)).any()
+
+
+def test_thresholds_are_shares_of_the_mean_return_of_a_segment():
+    """Hand-worked: mean reward 1 a step, T = 2, share 0.5: thresholds are 1."""
+    first, second = (
+        with_rewards([[0.5, 0.5], [1.0, 1.0], [0.6, 0.6]]),
+        with_rewards([[0.0, 0.4], [1.5, 1.4], [0.0, 0.0]]),
+    )
+    skipping = SimulatedTeacher(skip=0.5).calibrated(1.0)
+    assert np.isnan(answers(skipping, first, second)).tolist() == [True, False, False]
+    lenient = SimulatedTeacher(equal=0.5).calibrated(1.0)
+    assert answers(lenient, first, second).tolist() == [0.5, 0.5, 1.0]
+
+
+def test_thresholds_do_not_drift():
+    """Later sessions answer as the first one did (B-Pref's code multiplies by ε once more)."""
+    first, second = random_pair()
+    teacher = SimulatedTeacher(skip=0.9, equal=0.1).calibrated(0.5)
+    session = answers(teacher, first, second)
+    assert 0 < np.isnan(session).sum() < len(session)
+    for _ in range(3):
+        teacher = teacher.calibrated(0.5)
+        assert np.array_equal(answers(teacher, first, second), session, equal_nan=True)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_swapping_the_pair_turns_the_answer_around(seed):
+    """p(second, first) = 1 − p(first, second) for every teacher without noise; a skip stays a skip."""
+    first, second = random_pair(seed, n=30)
+    first.true_reward[:3] = second.true_reward[:3]  # exact ties
+    for knobs in ({}, {"gamma": 0.9}, {"skip": 0.9}, {"equal": 0.1}, {"mistake": 1.0}):
+        teacher = SimulatedTeacher(**knobs).calibrated(0.5)
+        one, two = answers(teacher, first, second), answers(teacher, second, first)
+        assert np.array_equal(two, 1 - one, equal_nan=True), knobs
+
+
+def test_the_knobs_act_in_the_order_of_b_pref():
+    """Equal overrides choice and mistake, and skip overrides equal."""
+    first, second = random_pair()
+    generous = SimulatedTeacher(equal=100.0, mistake=1.0, beta=1.0).calibrated(0.5)
+    assert (answers(generous, first, second) == 0.5).all()
+    assert np.isnan(answers(replace(generous, skip=100.0), first, second)).all()
+
+
+def test_equal_seeds_give_equal_answers():
+    """The rng is the only randomness."""
+    first, second = random_pair()
+    teacher = SimulatedTeacher(beta=1.0, mistake=0.2)
+    assert np.array_equal(answers(teacher, first, second), answers(teacher, first, second))
+    assert not np.array_equal(answers(teacher, first, second), answers(teacher, first, second, seed=1))
+
+
+def test_padding_is_not_rewarded():
+    """Rewards in the padding do not enter, and myopia counts back from the last real step."""
+    first = with_rewards([[1.0, 0.0, 99.0]], lengths=[2])
+    second = with_rewards([[0.0, 0.9, 0.0]], lengths=[2])
+    assert answers(SimulatedTeacher(), first, second).tolist() == [1.0]
+    assert answers(SimulatedTeacher(gamma=0.5), first, second).tolist() == [0.0]
+
+
+def test_parameters_are_json_that_makes_the_teacher_anew():
+    """What is stored beside an answer says who gave it."""
+    teacher = SimulatedTeacher(skip=0.1, gamma=0.9).calibrated(2.0)
+    stored = json.loads(json.dumps(teacher.parameters(), allow_nan=False))
+    assert stored.pop("teacher") == "simulated"
+    assert SimulatedTeacher(**{**stored, "beta": float(stored["beta"])}) == teacher
+
+
+@pytest.mark.parametrize(
+    ("knobs", "allowed"),
+    [
+        ({"beta": -1.0}, r"beta must be in \[0, inf\]"),
+        ({"gamma": 0.0}, r"gamma must be in \(0, 1\]"),
+        ({"gamma": 1.1}, r"gamma must be in \(0, 1\]"),
+        ({"mistake": 2.0}, r"mistake must be in \[0, 1\]"),
+        ({"skip": -0.1}, r"skip must be in \[0, inf\)"),
+        ({"equal": math.nan}, r"equal must be in \[0, inf\)"),
+    ],
+)
+def test_a_knob_out_of_range_is_an_error_that_names_the_allowed_set(knobs, allowed):
+    """Constructors validate; NaN is out of every range."""
+    with pytest.raises(ConfigError, match=allowed):
+        SimulatedTeacher(**knobs)
+
+
+def test_thresholds_need_a_positive_scale():
+    """skip and equal without the mean reward, or with a negative one, are errors; the oracle needs none."""
+    pair = random_pair()
+    with pytest.raises(InvalidData, match="calibrated"):
+        answers(SimulatedTeacher(equal=0.1), *pair)
+    with pytest.raises(InvalidData, match="must be > 0"):
+        SimulatedTeacher(skip=0.1).calibrated(-1.0)
+    with pytest.raises(InvalidData, match="finite"):
+        SimulatedTeacher().calibrated(math.nan)
+    assert SimulatedTeacher().calibrated(-1.0).reward_per_step == -1.0
+
+
+def test_a_teacher_without_true_reward_is_an_error():
+    """Segments as learners see them cannot be answered."""
+    first, second = random_pair()
+    with pytest.raises(InvalidData, match="carry none"):
+        answers(SimulatedTeacher(), first.without_true_reward(), second)
