@@ -1,1 +1,193 @@
-"""The offline recipe, end to end on a toy: preferences decide, nothing is lost by a kill, equal seeds give equal runs."""
+"""The offline recipe on a toy: preferences decide, a kill loses nothing, equal seeds give equal runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prefrl.cli import main
+from prefrl.data.storage import read_dataset
+from prefrl.errors import ConfigError
+from prefrl.files import load_checkpoint
+from prefrl.recipes.arms import ARMS, arm_rewards, resemblance
+from prefrl.runs import RunDirectory, read_metrics
+
+QUICK = (
+    "experiment=point", "workers=1", "tensorboard=false", "recipe.arms=[bc,aligned,negated]", "recipe.video_arms=[]",
+)  # fmt: skip
+
+
+def train(out: Path, *words: str) -> RunDirectory:
+    """A finished run of the toy."""
+    assert main(["train", *QUICK, *words, f"out={out}"]) == 0
+    return RunDirectory.open(out)
+
+
+def numbers(run: RunDirectory) -> dict[str, object]:
+    """All that a run measured."""
+    return {
+        name: run.result(name) for name in ("collect", "score", "rewards", "arms/bc", "arms/aligned", "arms/negated")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One uninterrupted run, shared by the tests that only look."""
+    return train(tmp_path_factory.mktemp("runs") / "uninterrupted")
+
+
+def success(run: RunDirectory, arm: str) -> float:
+    return float(np.mean(run.result(f"arms/{arm}")["success"]))
+
+
+def test_preferences_decide(finished):
+    """Cloning follows the majority, the aligned policy the preferences, and negated preferences the other way."""
+    assert success(finished, "aligned") >= 0.9
+    assert success(finished, "bc") <= 0.2
+    assert success(finished, "negated") == 0
+    assert finished.result("arms/aligned")["resemblance"]["goes left"] >= 0.9
+    assert finished.result("arms/negated")["resemblance"]["goes right"] >= 0.9
+
+
+def test_equal_seeds_give_equal_runs(finished, tmp_path):
+    """Every number, every policy parameter and every logged metric of a second run is the same."""
+    again = train(tmp_path / "again")
+    assert numbers(again) == numbers(finished)
+    for arm in ("bc", "aligned", "negated"):
+        assert read_metrics(again.path / "arms" / arm) == read_metrics(finished.path / "arms" / arm)
+
+
+def test_workers_do_not_change_the_numbers(finished, tmp_path):
+    """Arms trained in two worker processes are those trained in one."""
+    run = tmp_path / "two"
+    assert main(["train", *[w for w in QUICK if w != "workers=1"], "workers=2", f"out={run}"]) == 0
+    assert numbers(RunDirectory.open(run)) == numbers(finished)
+
+
+@pytest.mark.parametrize("after", ["score/metrics.jsonl", "arms/aligned/checkpoint.safetensors"])
+def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path, after):
+    """Killed by SIGKILL in a stage, then resumed: every number equals the uninterrupted run's."""
+    run = tmp_path / "killed"
+    process = start(run)
+    wait_for(run / after, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert RunDirectory.open(run).result("arms/negated") is None
+    assert main(["resume", str(run), "workers=1"]) == 0
+    assert numbers(RunDirectory.open(run)) == numbers(finished)
+
+
+def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
+    """Ctrl-C while an agent trains: exit code 130, the command that continues, and equal numbers after it."""
+    run = tmp_path / "stopped"
+    process = start(run, stderr=subprocess.PIPE)
+    wait_for(run / "arms/aligned/checkpoint.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"prefrl resume {run}" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    assert main(["resume", str(run), "workers=1"]) == 0
+    assert numbers(RunDirectory.open(run)) == numbers(finished)
+
+
+def start(run: Path, **kwargs) -> subprocess.Popen:
+    words = ["train", *QUICK, "recipe.checkpoint_every=100", f"out={run}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "prefrl", *words], env=environment, stdout=subprocess.DEVNULL, **kwargs
+    )
+
+
+def wait_for(file: Path, process: subprocess.Popen) -> None:
+    for _ in range(3000):
+        if file.exists():
+            return
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.02)
+    raise AssertionError(f"{file} never appeared")
+
+
+def test_the_report_is_complete(finished):
+    """The report names every arm and holds the picture of each section, in one file."""
+    page = (finished.path / "report.html").read_text()
+    for words in (
+        "behavior cloning",
+        "aligned by preferences",
+        "negated preferences",
+        "Calibration",
+        "Learning curves",
+    ):
+        assert words in page
+    assert page.count("data:image/png") >= 4
+
+
+def test_an_existing_dataset_with_its_labels(finished, tmp_path):
+    """``dataset=`` with ``comparisons=0`` trains on the labels that are there: the same numbers, nothing asked."""
+    run = train(tmp_path / "reused", f"dataset={finished.path / 'dataset'}", "recipe.comparisons=0")
+    assert run.result("score") == finished.result("score")
+    assert run.result("arms/aligned") == finished.result("arms/aligned")
+
+
+def test_evaluate_is_on_other_seeds(finished, capsys):
+    """``prefrl evaluate`` rolls the policy out anew and writes per-episode results."""
+    assert main(["evaluate", str(finished.path), "arm=aligned", "episodes=8", "seed=99"]) == 0
+    (file,) = (finished.path / "evaluations").glob("*.json")
+    found = json.loads(file.read_text())
+    assert len(found["success"]) == 8
+    assert not set(found["seeds"]) & set(finished.result("arms/aligned")["seeds"])
+    assert "success" in capsys.readouterr().out
+
+
+def test_rewards_of_the_controls():
+    """Each arm's reward is what its name says: zero is 0, negated is minus aligned, random is neither."""
+    learned, true = torch.randn(60), torch.randn(60)
+    common = {
+        "learned": learned, "untrained": true, "true": true, "lengths": np.array([30, 30]), "normalization": "std",
+        "scale": 1.0, "seed": 0,
+    }  # fmt: skip
+    rewards = {arm: arm_rewards(arm, **common) for arm in ARMS}
+    assert not rewards["zero"].any()
+    assert not rewards["bc"].any()
+    torch.testing.assert_close(rewards["negated"], -rewards["aligned"])
+    torch.testing.assert_close(rewards["aligned"], (learned - learned.mean()) / learned.std(correction=0))
+    assert abs(float(torch.corrcoef(torch.stack([rewards["random"], rewards["aligned"]]))[0, 1])) < 0.5
+    with pytest.raises(ConfigError, match="Unknown arm 'best'"):
+        arm_rewards("best", **common)
+
+
+def test_resemblance_recognizes_the_data(finished):
+    """The change that each behavior's own episodes make resembles that behavior."""
+    episodes = read_dataset(finished.path / "dataset")
+    offsets = episodes.observation_offsets
+    change = episodes.observations[offsets[1:] - 1] - episodes.observations[offsets[:-1]]
+    for name in set(episodes.behavior):
+        own = change[np.asarray(episodes.behavior) == name]
+        assert resemblance(episodes, own)[name] == 1
+
+
+def test_no_learner_reads_the_true_reward(finished, tmp_path):
+    """With the true reward of the data replaced after labelling, score and policies stay the same to the last bit."""
+    import pyarrow.parquet as pq
+
+    source = tmp_path / "dataset"
+    subprocess.run(["cp", "-r", str(finished.path / "dataset"), str(source)], check=True)
+    for shard in (source / "data").rglob("*.parquet"):
+        table = pq.ParquetFile(shard).read(use_threads=False)
+        column = table.schema.get_field_index("next.reward")
+        wrong = np.linspace(-5, 5, len(table)).astype(np.float32)
+        field = table.schema.field(column)
+        table = table.set_column(column, field, [wrong])
+        pq.write_table(table, shard)
+    run = train(tmp_path / "run", f"dataset={source}", "recipe.comparisons=0")
+    assert run.result("score") == finished.result("score")
+    assert run.result("arms/aligned") == finished.result("arms/aligned")
+    one, two = (load_checkpoint(r.path / "rewards" / "aligned.safetensors")["rewards"] for r in (run, finished))
+    assert torch.equal(one, two)

@@ -21,7 +21,7 @@ from prefrl.progress import progress_bars
 __all__ = ["GROUPS", "run"]
 
 GROUPS = ("tasks", "labels", "sensitivity")
-ARMS = ("bc", "aligned", "true_reward", "random", "zero", "negated")
+ARMS = ("bc", "aligned", "true_reward", "random", "untrained", "zero", "negated")
 COMPARED = ("bc", "random")
 
 
@@ -47,17 +47,10 @@ def run(
     if unknown:
         raise ConfigError(f"bench offline: unknown row group {unknown[0]!r}; these are there: {', '.join(GROUPS)}.")
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    arms = f"recipe.arms=[{','.join(ARMS)}]"
-    cells = [
-        Cell(task, seed, (f"experiment={task}", arms, "recipe.video_arms=[]"))
-        for task in tasks
-        for seed in numbers
-        if "tasks" in groups
-    ]
     variants = {**(labels if "labels" in groups else {}), **(sensitivity if "sensitivity" in groups else {})}
-    few_arms = ("recipe.arms=[aligned,true_reward]", "recipe.video_arms=[]")
+    cells = [_cell(task, seed, task, ARMS) for task in tasks for seed in numbers if "tasks" in groups]
     cells += [
-        Cell(f"{studied}-{name}", seed, (f"experiment={studied}", *few_arms, *extra))
+        _cell(f"{studied}-{name}", seed, studied, ("aligned", "true_reward"), extra)
         for name, extra in variants.items()
         for seed in numbers
     ]
@@ -75,6 +68,12 @@ def run(
         tasks=tasks if "tasks" in groups else (),
         variants={f"{studied}-{name}": name for name in variants},
     )
+
+
+def _cell(name: str, seed: int, experiment: str, arms: Sequence[str], extra: Sequence[str] = ()) -> Cell:
+    """Final evaluation only: no curves, no videos."""
+    shortened = ("recipe.evaluate_every=0", "recipe.video_arms=[]", f"recipe.arms=[{','.join(arms)}]")
+    return Cell(name, seed, (f"experiment={experiment}", *shortened, *extra))
 
 
 def _warn_of_old_code(results: Sequence[CellResult]) -> None:
