@@ -1,4 +1,4 @@
-"""Gymnasium environments and the scripted behaviours that act in them; imports nothing else of the project.
+"""Gymnasium environments and the scripted behaviors that act in them; imports nothing else of the project.
 
 =======================================  ===================================================================
 ``prefrl/MetaWorld-<task>-v0``           the 50 Meta-World manipulation tasks (:mod:`envs.metaworld`)

@@ -1,4 +1,4 @@
-"""Scripted behaviours that make data: Meta-World's experts, a point controller, uniform noise.
+"""Scripted behaviors that make data: Meta-World's experts, a point controller, uniform noise.
 
 All follow one protocol: ``reset(env, rng)`` at the start of an episode, then ``act(observation)`` per step.
 Randomness comes from ``rng`` alone. Different intents in one environment make a conflict mix, for example the

@@ -1,6 +1,6 @@
 """PointReach: a velocity-controlled point in the plane with two sites to go to; trains in seconds.
 
-A toy of our own for tests and demonstrations of preference learning: behaviours that start alike and want
+A toy of our own for tests and demonstrations of preference learning: behaviors that start alike and want
 opposite sites make a conflict mix in one line, and every quantity can be checked by hand.
 """
 

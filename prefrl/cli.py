@@ -8,40 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from prefrl.errors import ConfigError, PrefrlError
+from prefrl.schemas import COMMANDS, KEY_VALUE, Command
 from prefrl.signatures import hint
 
-__all__ = ["COMMANDS", "Command", "main"]
+__all__ = ["main"]
 
-
-class Command(NamedTuple):
-    """arguments: the words before ``key=value`` ([OPTIONAL] in brackets) · configured: takes keys."""
-
-    arguments: tuple[str, ...]
-    summary: str
-    configured: bool = True
-
-
-COMMANDS = {
-    "train": Command((), "run a recipe: from data and preferences to policies, videos and a report"),
-    "resume": Command(("RUN",), "continue a stopped run at its last completed step"),
-    "evaluate": Command(("RUN",), "roll a trained policy out on new seeds"),
-    "render": Command(("RUN",), "make the video of a run's policies anew"),
-    "report": Command(("RUN",), "make report.html of a run anew"),
-    "collect": Command((), "make a dataset of episodes"),
-    "label": Command(("DATASET",), "let a simulated teacher compare segments of a dataset"),
-    "import": Command(("NAME", "FILE"), "make a dataset from a foreign file (prefrl list importers)"),
-    "list": Command(("[GROUP]",), "what can be chosen: envs, agents, teachers, …", configured=False),
-    "bench": Command(("NAME",), "measure, compare with the bars, write JSON (prefrl list benches)"),
-    "doctor": Command((), "what works on this machine, and how to mend what does not"),
-    "completion": Command(("SHELL",), "print a completion script for bash, zsh or fish", configured=False),
-}
 
 EPILOG = """examples:
   prefrl train                                      the default recipe
@@ -49,8 +26,6 @@ EPILOG = """examples:
   prefrl train env=point_reach recipe.comparisons=50 seed=3 out=runs/mine
   eval "$(prefrl completion bash)"                  keys and options by TAB
 """
-
-KEY_VALUE = re.compile(r"[+~]*[A-Za-z_][\w.@]*=")
 
 
 class Parser(argparse.ArgumentParser):

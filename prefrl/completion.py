@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefrl.catalog import groups, option_values, options, read_yaml, slots
-from prefrl.cli import COMMANDS, KEY_VALUE
+from prefrl.schemas import COMMANDS, KEY_VALUE
 
 __all__ = ["SCRIPTS", "candidates"]
 

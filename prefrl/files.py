@@ -2,7 +2,7 @@
 
 A writer makes a temporary file beside the target, flushes it to the disk and renames it: a killed process, or a full
 disk, leaves the old file as it was. Checkpoints are single safetensors files; what is not a tensor travels as JSON in
-their header. ``flatten`` and ``unflatten`` turn nested states (modules, optimisers) into that and back.
+their header. ``flatten`` and ``unflatten`` turn nested states (modules, optimizers) into that and back.
 """
 
 from __future__ import annotations

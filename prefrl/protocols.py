@@ -30,7 +30,7 @@ class Policy(Protocol):
 
 
 class Learner(Protocol):
-    """What learns from transitions: owns networks, optimisers and counters."""
+    """What learns from transitions: owns networks, optimizers and counters."""
 
     policy: Policy
 
@@ -53,7 +53,7 @@ class MakeLearner(Protocol):
     """A learner's constructor with its hyper-parameters bound (Hydra ``_partial_``)."""
 
     def __call__(self, *, data: Transitions, action_low: np.ndarray, action_high: np.ndarray, seed: int) -> Learner:
-        """``data`` is the whole dataset: for sizes and normalisation statistics only."""
+        """``data`` is the whole dataset: for sizes and normalization statistics only."""
         ...
 
 

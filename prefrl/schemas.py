@@ -1,13 +1,40 @@
-"""Schemas of the run-level keys: one dataclass a
-command. Names and types are here, values in configs/<command>.yaml."""
+"""The commands, and one dataclass each for its run-level keys; the values are in configs/<command>.yaml."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefrl.errors import ConfigError
 
-__all__ = ["SCHEMAS", "CommandConfig", "RunConfig"]
+__all__ = ["COMMANDS", "KEY_VALUE", "SCHEMAS", "Command", "CommandConfig", "RunConfig"]
+
+KEY_VALUE = re.compile(r"[+~]*[A-Za-z_][\w.@]*=")
+
+
+class Command(NamedTuple):
+    """arguments: the words before ``key=value`` ([OPTIONAL] in brackets) · configured: takes keys."""
+
+    arguments: tuple[str, ...]
+    summary: str
+    configured: bool = True
+
+
+COMMANDS = {
+    "train": Command((), "run a recipe: from data and preferences to policies, videos and a report"),
+    "resume": Command(("RUN",), "continue a stopped run at its last completed step"),
+    "evaluate": Command(("RUN",), "roll a trained policy out on new seeds"),
+    "render": Command(("RUN",), "make the video of a run's policies anew"),
+    "report": Command(("RUN",), "make report.html of a run anew"),
+    "collect": Command((), "make a dataset of episodes"),
+    "label": Command(("DATASET",), "let a simulated teacher compare segments of a dataset"),
+    "import": Command(("NAME", "FILE"), "make a dataset from a foreign file (prefrl list importers)"),
+    "list": Command(("[GROUP]",), "what can be chosen: envs, agents, teachers, …", configured=False),
+    "bench": Command(("NAME",), "measure, compare with the bars, write JSON (prefrl list benches)"),
+    "doctor": Command((), "what works on this machine, and how to mend what does not"),
+    "completion": Command(("SHELL",), "print a completion script for bash, zsh or fish", configured=False),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class ReturnEnsemble(nn.Module):
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
-            bound = fan_in**-0.5  # the initialisation of nn.Linear
+            bound = fan_in**-0.5  # the initialization of nn.Linear
             self.weights.append(_uniform((members, fan_out, fan_in), bound, generator))
             self.biases.append(_uniform((members, fan_out), bound, generator))
         self.register_buffer("mean", torch.zeros(sizes[0]))

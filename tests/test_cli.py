@@ -11,8 +11,9 @@ import pytest
 import torch
 from toy_parts import given, use_configs, write_configs
 
-from prefrl.cli import COMMANDS, main
+from prefrl.cli import main
 from prefrl.completion import SCRIPTS, candidates
+from prefrl.schemas import COMMANDS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

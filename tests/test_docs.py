@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prefrl.cli import COMMANDS, parse
+from prefrl.cli import parse
 from prefrl.config import compose
+from prefrl.schemas import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "videos/README.md"]

@@ -1,4 +1,4 @@
-"""Laws of ``envs``: seeding, spaces, scripted behaviours, names."""
+"""Laws of ``envs``: seeding, spaces, scripted behaviors, names."""
 
 import functools
 import pickle
@@ -224,7 +224,7 @@ def test_random_behavior_holds_its_actions():
 
 
 def test_point_reach_is_a_conflict():
-    """Each site's behaviour solves its own environment and fails in the other, with a lower return."""
+    """Each site's behavior solves its own environment and fails in the other, with a lower return."""
     returns = {}
     for target in ("left", "right"):
         env = envs.make("prefrl/PointReach-v0", seed=0, target=target)

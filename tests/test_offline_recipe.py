@@ -22,11 +22,16 @@ from prefrl.runs import RunDirectory, read_metrics
 QUICK = (
     "experiment=point", "workers=1", "tensorboard=false", "recipe.arms=[bc,aligned,negated]", "recipe.video_arms=[]",
 )  # fmt: skip
+# the same path with too few steps to learn anything: for laws about numbers being equal
+TINY = (
+    *QUICK, "recipe.updates=120", "recipe.baseline_updates=40", "recipe.checkpoint_every=20", "recipe.evaluate_every=0",
+    "recipe.episodes=4", "recipe.fit.epochs=4", "data.max_steps=20",
+)  # fmt: skip
 
 
 def train(out: Path, *words: str) -> RunDirectory:
     """A finished run of the toy."""
-    assert main(["train", *QUICK, *words, f"out={out}"]) == 0
+    assert main(["train", *words, f"out={out}"]) == 0
     return RunDirectory.open(out)
 
 
@@ -39,8 +44,14 @@ def numbers(run: RunDirectory) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One uninterrupted run, shared by the tests that only look."""
-    return train(tmp_path_factory.mktemp("runs") / "uninterrupted")
+    """One whole run, shared by the tests that only look."""
+    return train(tmp_path_factory.mktemp("runs") / "whole", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """One uninterrupted tiny run, to compare with."""
+    return train(tmp_path_factory.mktemp("runs") / "tiny", *TINY)
 
 
 def success(run: RunDirectory, arm: str) -> float:
@@ -56,23 +67,23 @@ def test_preferences_decide(finished):
     assert finished.result("arms/negated")["resemblance"]["goes right"] >= 0.9
 
 
-def test_equal_seeds_give_equal_runs(finished, tmp_path):
+def test_equal_seeds_give_equal_runs(tiny, tmp_path):
     """Every number, every policy parameter and every logged metric of a second run is the same."""
-    again = train(tmp_path / "again")
-    assert numbers(again) == numbers(finished)
+    again = train(tmp_path / "again", *TINY)
+    assert numbers(again) == numbers(tiny)
     for arm in ("bc", "aligned", "negated"):
-        assert read_metrics(again.path / "arms" / arm) == read_metrics(finished.path / "arms" / arm)
+        assert read_metrics(again.path / "arms" / arm) == read_metrics(tiny.path / "arms" / arm)
 
 
-def test_workers_do_not_change_the_numbers(finished, tmp_path):
+def test_workers_do_not_change_the_numbers(tiny, tmp_path):
     """Arms trained in two worker processes are those trained in one."""
     run = tmp_path / "two"
-    assert main(["train", *[w for w in QUICK if w != "workers=1"], "workers=2", f"out={run}"]) == 0
-    assert numbers(RunDirectory.open(run)) == numbers(finished)
+    assert main(["train", *[w for w in TINY if w != "workers=1"], "workers=2", f"out={run}"]) == 0
+    assert numbers(RunDirectory.open(run)) == numbers(tiny)
 
 
 @pytest.mark.parametrize("after", ["score/metrics.jsonl", "arms/aligned/checkpoint.safetensors"])
-def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path, after):
+def test_a_killed_run_resumes_to_the_same_numbers(tiny, tmp_path, after):
     """Killed by SIGKILL in a stage, then resumed: every number equals the uninterrupted run's."""
     run = tmp_path / "killed"
     process = start(run)
@@ -81,10 +92,10 @@ def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path, after):
     process.wait()
     assert RunDirectory.open(run).result("arms/negated") is None
     assert main(["resume", str(run), "workers=1"]) == 0
-    assert numbers(RunDirectory.open(run)) == numbers(finished)
+    assert numbers(RunDirectory.open(run)) == numbers(tiny)
 
 
-def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
+def test_ctrl_c_says_how_to_go_on(tiny, tmp_path):
     """Ctrl-C while an agent trains: exit code 130, the command that continues, and equal numbers after it."""
     run = tmp_path / "stopped"
     process = start(run, stderr=subprocess.PIPE)
@@ -95,11 +106,11 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
     assert f"prefrl resume {run}" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert main(["resume", str(run), "workers=1"]) == 0
-    assert numbers(RunDirectory.open(run)) == numbers(finished)
+    assert numbers(RunDirectory.open(run)) == numbers(tiny)
 
 
 def start(run: Path, **kwargs) -> subprocess.Popen:
-    words = ["train", *QUICK, "recipe.checkpoint_every=100", f"out={run}"]
+    words = ["train", *TINY, f"out={run}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "prefrl", *words], env=environment, stdout=subprocess.DEVNULL, **kwargs
@@ -129,11 +140,12 @@ def test_the_report_is_complete(finished):
     assert page.count("data:image/png") >= 4
 
 
-def test_an_existing_dataset_with_its_labels(finished, tmp_path):
+def test_an_existing_dataset_with_its_labels(tiny, tmp_path):
     """``dataset=`` with ``comparisons=0`` trains on the labels that are there: the same numbers, nothing asked."""
-    run = train(tmp_path / "reused", f"dataset={finished.path / 'dataset'}", "recipe.comparisons=0")
-    assert run.result("score") == finished.result("score")
-    assert run.result("arms/aligned") == finished.result("arms/aligned")
+    words = [word for word in TINY if not word.startswith("data.")]
+    run = train(tmp_path / "reused", *words, f"dataset={tiny.path / 'dataset'}", "recipe.comparisons=0")
+    assert run.result("score") == tiny.result("score")
+    assert run.result("arms/aligned") == tiny.result("arms/aligned")
 
 
 def test_evaluate_is_on_other_seeds(finished, capsys):
@@ -173,12 +185,12 @@ def test_resemblance_recognizes_the_data(finished):
         assert resemblance(episodes, own)[name] == 1
 
 
-def test_no_learner_reads_the_true_reward(finished, tmp_path):
+def test_no_learner_reads_the_true_reward(tiny, tmp_path):
     """With the true reward of the data replaced after labelling, score and policies stay the same to the last bit."""
     import pyarrow.parquet as pq
 
     source = tmp_path / "dataset"
-    subprocess.run(["cp", "-r", str(finished.path / "dataset"), str(source)], check=True)
+    subprocess.run(["cp", "-r", str(tiny.path / "dataset"), str(source)], check=True)
     for shard in (source / "data").rglob("*.parquet"):
         table = pq.ParquetFile(shard).read(use_threads=False)
         column = table.schema.get_field_index("next.reward")
@@ -186,8 +198,34 @@ def test_no_learner_reads_the_true_reward(finished, tmp_path):
         field = table.schema.field(column)
         table = table.set_column(column, field, [wrong])
         pq.write_table(table, shard)
-    run = train(tmp_path / "run", f"dataset={source}", "recipe.comparisons=0")
-    assert run.result("score") == finished.result("score")
-    assert run.result("arms/aligned") == finished.result("arms/aligned")
-    one, two = (load_checkpoint(r.path / "rewards" / "aligned.safetensors")["rewards"] for r in (run, finished))
+    words = [word for word in TINY if not word.startswith("data.")]
+    run = train(tmp_path / "run", *words, f"dataset={source}", "recipe.comparisons=0")
+    assert run.result("score") == tiny.result("score")
+    assert run.result("arms/aligned") == tiny.result("arms/aligned")
+    one, two = (load_checkpoint(r.path / "rewards" / "aligned.safetensors")["rewards"] for r in (run, tiny))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "prefrl.recipes.offline.write_dataset",
+        "prefrl.recipes.offline.append_preferences",
+        "prefrl.recipes.offline.save_rewards",
+        "prefrl.recipes.arms.rollout",
+        "prefrl.recipes.offline.report_offline",
+    ],
+)
+def test_ctrl_c_in_every_stage(tiny, tmp_path, monkeypatch, capsys, stage):
+    """Ctrl-C as a stage writes what it made: exit code 130, and a resumed run with the same numbers."""
+
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "stopped"
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, stop)
+        assert main(["train", *TINY, f"out={run}"]) == 130
+    assert f"prefrl resume {run}" in capsys.readouterr().err
+    assert main(["resume", str(run), "workers=1"]) == 0
+    assert numbers(RunDirectory.open(run)) == numbers(tiny)

@@ -72,7 +72,7 @@ def moving_square(frames=12, height=48, width=64):
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (48, 63), (1, 1)])
 def test_video_round_trip(tmp_path, size):
-    """As many frames as given, H.264 in yuv420p, the size rounded up to even, pictures recognisable."""
+    """As many frames as given, H.264 in yuv420p, the size rounded up to even, pictures recognizable."""
     frames = moving_square(height=size[0], width=size[1])
     write_video(tmp_path / "a.mp4", frames, fps=10)
     back, text = decode(tmp_path / "a.mp4")
