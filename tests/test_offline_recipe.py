@@ -109,12 +109,11 @@ def test_ctrl_c_says_how_to_go_on(tiny, tmp_path):
     assert numbers(RunDirectory.open(run)) == numbers(tiny)
 
 
-def start(run: Path, **kwargs) -> subprocess.Popen:
-    words = ["train", *TINY, f"out={run}"]
+def start(run: Path, words=TINY, **kwargs) -> subprocess.Popen:
+    """A run in a process group of its own, so that a signal to it does not reach the tests."""
+    command = [sys.executable, "-m", "prefrl", "train", *words, f"out={run}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "prefrl", *words], env=environment, stdout=subprocess.DEVNULL, **kwargs
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True, **kwargs)
 
 
 def wait_for(file: Path, process: subprocess.Popen) -> None:
@@ -229,3 +228,29 @@ def test_ctrl_c_in_every_stage(tiny, tmp_path, monkeypatch, capsys, stage):
     assert f"prefrl resume {run}" in capsys.readouterr().err
     assert main(["resume", str(run), "workers=1"]) == 0
     assert numbers(RunDirectory.open(run)) == numbers(tiny)
+
+
+def test_ctrl_c_with_workers(tmp_path):
+    """Ctrl-C reaches every worker: exit code 130 at once, and no traceback."""
+    run = tmp_path / "stopped"
+    words = [w for w in TINY if w != "workers=1" and "updates" not in w]
+    process = start(run, [*words, "workers=2", "recipe.updates=120000"], stderr=subprocess.PIPE)
+    wait_for(run / "arms/aligned/checkpoint.safetensors", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors.decode()
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    """After SIGKILL of the run, no worker goes on training."""
+    run = tmp_path / "killed"
+    words = [w for w in TINY if w != "workers=1" and "updates" not in w]
+    process = start(run, [*words, "workers=2", "recipe.updates=120000"])
+    wait_for(run / "arms/aligned/checkpoint.safetensors", process)
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    before = (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime
+    time.sleep(1)
+    assert (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime == before

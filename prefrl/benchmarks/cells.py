@@ -20,7 +20,6 @@ from typing import Any
 
 from prefrl.errors import PrefrlError
 from prefrl.files import read_json, write_json
-from prefrl.runs import RunDirectory
 
 __all__ = ["Cell", "CellResult", "code_version", "run_cells"]
 
@@ -40,7 +39,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """stages: the result of every stage of the run · seconds: wall clock · code: version that made it."""
+    """stages: the result of every stage of the run · seconds: wall clock since it was begun or continued
+    code: version that made it.
+    """
 
     cell: Cell
     stages: dict[str, Any]
@@ -67,39 +68,40 @@ def run_cells(
 
 
 def run_cell(cell: Cell, *, folder: Path, fresh: bool) -> CellResult:
-    """The stored result of a cell, or a new one; an unfinished run continues where it was."""
+    """The stored result of a cell, or a new one.
+
+    A finished cell is kept, whatever code made it, as long as its overrides are these. An unfinished one continues
+    only if overrides and code are those that began it.
+    """
     place = folder / cell.folder
-    stored = place / "cell.json"
-    if fresh:
-        shutil.rmtree(place, ignore_errors=True)
-    if stored.is_file():
-        found = read_json(stored)
-        if tuple(found["overrides"]) == cell.overrides:
+    finished, started = place / "cell.json", place / "started.json"
+    origin = {"overrides": list(cell.overrides), "code": code_version()}
+    if finished.is_file() and not fresh:
+        found = read_json(finished)
+        if found["overrides"] == origin["overrides"]:
             return CellResult(cell, found["stages"], found["seconds"], found["code"])
-        shutil.rmtree(place)
-    begin, code = time.perf_counter(), code_version()
+    if fresh or finished.is_file() or not started.is_file() or read_json(started) != origin:
+        shutil.rmtree(place, ignore_errors=True)
+        write_json(started, origin)
+    begin = time.perf_counter()
     _train(cell, place / "run")
     seconds = time.perf_counter() - begin
     stages = {file.stem: read_json(file) for file in sorted((place / "run" / "stages").glob("*.json"))}
-    write_json(stored, {"stages": stages, "overrides": list(cell.overrides), "seconds": seconds, "code": code})
-    return CellResult(cell, stages, seconds, code)
+    write_json(finished, {"stages": stages, "seconds": seconds, **origin})
+    return CellResult(cell, stages, seconds, str(origin["code"]))
 
 
 def _train(cell: Cell, run: Path) -> None:
     usual = [f"seed={cell.seed}", f"out={run}", "workers=1", "threads=1", "tensorboard=false"]
-    command = ["resume", str(run)] if _is_run(run) else ["train", *cell.overrides, *usual]
+    command = ["train", *cell.overrides, *usual]
+    if (run / "stages").is_dir():
+        command = ["resume", str(run), "workers=1"]
+    else:
+        shutil.rmtree(run, ignore_errors=True)  # killed before its first stage was done
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "prefrl", *command], env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise PrefrlError(f"Cell {cell.folder} failed (exit code {done.returncode}):\n{done.stderr[-2000:]}")
-
-
-def _is_run(path: Path) -> bool:
-    try:
-        RunDirectory.open(path)
-    except PrefrlError:
-        return False
-    return True
 
 
 def code_version() -> str:

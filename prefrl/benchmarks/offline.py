@@ -44,6 +44,8 @@ def run(
     """
     groups = tuple(rows or GROUPS)
     unknown = sorted(set(groups) - set(GROUPS))
+    if (isinstance(seeds, int) and seeds < 1) or not seeds:
+        raise ConfigError(f"bench offline: seeds must be at least one, but is {seeds}.")
     if unknown:
         raise ConfigError(f"bench offline: unknown row group {unknown[0]!r}; these are there: {', '.join(GROUPS)}.")
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -86,7 +88,8 @@ def table(results: Sequence[CellResult], *, tasks: Sequence[str], variants: Mapp
     """One row an arm and task, then the differences with their bars, then the variants."""
     rng = np.random.default_rng(0)
     rows = [row for task in tasks for row in _task_rows(results, task, rng)]
-    rows += _bars_over_tasks(results, tasks) if len(tasks) >= 2 else []
+    of_tasks = [r for r in results if r.cell.name in tasks]
+    rows += _bars_over_tasks(of_tasks, tasks) if len(tasks) >= 2 else []
     for cell_name, name in variants.items():
         mine = [r for r in results if r.cell.name == cell_name]
         for arm in ("aligned", "true_reward"):
@@ -102,22 +105,33 @@ def _task_rows(results: Sequence[CellResult], task: str, rng: np.random.Generato
     rows = [_row(f"{task}.{arm}", f"success with {arm}", success[arm], mine, rng) for arm in ARMS]
     for arm in COMPARED:
         points = 100 * (success["aligned"] - success[arm])
-        rows.append(_row(f"{task}.aligned-{arm}", f"aligned minus {arm} [points]", points, mine, rng, bar=20.0))
+        rows.append(_row(f"{task}.aligned-{arm}", f"aligned minus {arm} [points]", points, mine, rng))
+    rows.append(_seeds_row(task, success, mine))
     accuracy = np.array([[r.stages["score"]["heldout_accuracy"]] for r in mine])
     return [*rows, _row(f"{task}.accuracy", "held-out accuracy of the reward model", accuracy, mine, rng)]
 
 
-def _bars_over_tasks(results: Sequence[CellResult], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """The bars that are over all tasks together."""
-    means = {task: {arm: float(successes(results, task, arm).mean()) for arm in ARMS} for task in tasks}
-    rows = []
+def _seeds_row(task: str, success: dict[str, np.ndarray], mine: Sequence[CellResult]) -> dict[str, Any]:
+    """Share of the seeds in which aligned is 25 points above cloning and random, and at 85 % of the true reward."""
+    each = {arm: values.mean(1) for arm, values in success.items()}  # (seeds,)
+    holds = each["aligned"] >= 0.85 * each["true_reward"]
     for arm in COMPARED:
-        second = sorted(100 * (means[task]["aligned"] - means[task][arm]) for task in tasks)[-2]
-        what = f"aligned minus {arm}, reached on two tasks [points]"
-        rows.append(_summary(f"two_tasks.aligned-{arm}", what, second, 20.0, results))
-    ratio = float(np.mean([means[task]["aligned"] / max(means[task]["true_reward"], 1e-9) for task in tasks]))
-    what = "aligned success / true-reward success, mean over tasks"
-    return [*rows, _summary("all_tasks.aligned/true_reward", what, ratio, 0.85, results)]
+        holds &= each["aligned"] - each[arm] >= 0.25
+    what = "share of seeds in which aligned is +25 over cloning and random, and 85 % of true reward"
+    return _summary(f"{task}.seeds", what, float(holds.mean()), 0.8, mine)
+
+
+def _bars_over_tasks(results: Sequence[CellResult], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The bars, which are over all tasks together: the second-best task must reach both differences."""
+    means = {task: {arm: float(successes(results, task, arm).mean()) for arm in ARMS} for task in tasks}
+    least = {task: min(100 * (m["aligned"] - m[arm]) for arm in COMPARED) for task, m in means.items()}
+    second = sorted(least.values())[-2]
+    what = "aligned minus bc and minus random, the smaller; reached on two tasks [points]"
+    ratio = float(np.mean([m["aligned"] / max(m["true_reward"], 1e-9) for m in means.values()]))
+    return [
+        _summary("two_tasks.aligned-bc-and-random", what, second, 20.0, results),
+        _summary("all_tasks.aligned/true_reward", "aligned / true-reward success, mean of tasks", ratio, 0.85, results),
+    ]
 
 
 def successes(results: Sequence[CellResult], name: str, arm: str) -> np.ndarray:

@@ -8,8 +8,12 @@ preferences is worth something only where these fail.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +67,7 @@ class ArmSettings:
     max_steps: int
     checkpoint_every: int
     seed: int
+    threads: int
     deterministic: bool
     tensorboard: bool
 
@@ -116,35 +121,59 @@ def train_arms(
         for arm in waiting:
             run_arm(run.path, arm, settings, show=show)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker) as pool:
-        futures: dict[Future[None], str] = {pool.submit(run_arm, run.path, arm, settings): arm for arm in waiting}
+    running: dict[Future[None], str] = {}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         try:
-            _watch(run, futures, settings, show)
+            while waiting or running:
+                while waiting and len(running) < workers:  # no more: what is queued could not be taken back
+                    arm = waiting.pop(0)
+                    running[pool.submit(_work, run.path, arm, settings)] = arm
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for arm in running.values():
+                    _show_progress(run, arm, settings, show)
+                for future in done:
+                    running.pop(future)
+                    future.result()
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            _stop(running)
             raise
 
 
-def _watch(
-    run: RunDirectory,
-    futures: dict[Future[None], str],
-    settings: ArmSettings,
-    show: Callable[[str, int, int], None],
-) -> None:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=0.5)
-        for future in done:
-            future.result()
-        for arm in futures.values():
-            rows = read_metrics(run.path / "arms" / arm)
-            if rows:
-                show(arm, int(rows[-1]["step"]), settings.updates_of(arm))
+def _show_progress(run: RunDirectory, arm: str, settings: ArmSettings, show: Callable[[str, int, int], None]) -> None:
+    rows = read_metrics(run.path / "arms" / arm)
+    if rows:
+        show(arm, int(rows[-1]["step"]), settings.updates_of(arm))
 
 
-def _quiet_worker() -> None:
-    torch.set_num_threads(1)
+def _start_worker() -> None:
+    """In a new worker: Ctrl-C is for the arm in progress only, and no worker outlives its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _work(path: Path, arm: str, settings: ArmSettings) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run_arm(path, arm, settings)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stop(running: dict[Future[None], str]) -> None:
+    """Let every worker reach its checkpoint: a terminal's Ctrl-C reaches them all, a signal to us alone does not."""
+    _, alive = wait(running, timeout=2)
+    for child in multiprocessing.active_children() if alive else ():
+        os.kill(child.pid or 0, signal.SIGINT)
+    _, alive = wait(alive, timeout=20)
+    for child in multiprocessing.active_children() if alive else ():
+        child.terminate()
 
 
 def run_arm(
@@ -152,6 +181,7 @@ def run_arm(
 ) -> None:
     """Train one arm from its last checkpoint, evaluate it on the shared seeds, and mark it as finished."""
     torch.use_deterministic_algorithms(settings.deterministic)
+    torch.set_num_threads(settings.threads)
     run = RunDirectory.open(path)
     episodes = read_dataset(path / "dataset")
     data = episodes.transitions(load_checkpoint(path / "rewards" / f"{arm}.safetensors")["rewards"])

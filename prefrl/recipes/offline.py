@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from prefrl.data.dataset import Episodes
 from prefrl.data.labeling import label
 from prefrl.data.preferences import append_preferences, read_preferences
 from prefrl.data.storage import read_dataset, write_dataset
-from prefrl.errors import ConfigError
+from prefrl.errors import ConfigError, InvalidData
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.progress import Bars, progress_bars
 from prefrl.protocols import MakeEnv, MakeLearner, Query, Score, Teacher
@@ -40,6 +40,11 @@ from prefrl.runs import RunDirectory
 from prefrl.train.relabel import Normalization, relabel
 
 __all__ = ["Offline"]
+
+POSITIVE = (
+    "segment_length", "updates", "baseline_updates", "batch_size", "curve_episodes", "episodes", "max_steps",
+    "checkpoint_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,7 @@ class Offline:
     arms: Sequence[str]
     comparisons: int
     segment_length: int
+    reward_reduction: Literal["mean", "min"]
     reward_normalization: Normalization
     reward_scale: float
     updates: int
@@ -75,14 +81,20 @@ class Offline:
     video_arms: Sequence[str]
     seed: int = 0
     workers: int = 1
+    threads: int = 1
     deterministic: bool = True
     tensorboard: bool = True
     dataset: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [arm for arm in (*self.arms, *self.video_arms) if arm not in ARMS]
-        if unknown:
-            raise ConfigError(f"recipe.arms: unknown arm {unknown[0]!r}; these are there: {', '.join(ARMS)}.")
+        if unknown or len(set(self.arms)) < len(self.arms):
+            wrong = f"unknown arm {unknown[0]!r}" if unknown else f"an arm twice in {list(self.arms)}"
+            raise ConfigError(f"recipe.arms: {wrong}; these are there: {', '.join(ARMS)}.")
+        least = {"comparisons": 0, "evaluate_every": 0} | dict.fromkeys(POSITIVE, 1)
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"recipe.{name} must be >= {minimum}, but is {getattr(self, name)}.")
 
     @property
     def settings(self) -> ArmSettings:
@@ -99,7 +111,9 @@ class Offline:
             train_arms(run, self.arms, self.settings, workers=self.workers, show=bars)
         show_table(run)
         videos = videos_offline(run, self.settings, self.shown_arms())
-        print(f"video:  {videos}\nreport: {report_offline(run)}")
+        if videos is not None:
+            print(f"video:  {videos}")
+        print(f"report: {report_offline(run)}")
 
     def shown_arms(self) -> list[str]:
         return [arm for arm in self.video_arms if arm in self.arms]
@@ -111,6 +125,7 @@ class Offline:
             shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
             if self.dataset is not None:
                 episodes = read_dataset(self.dataset)
+                self.check_data(episodes)
                 shutil.copytree(self.dataset, folder)
             else:
                 episodes = self.data(
@@ -121,6 +136,22 @@ class Offline:
                 write_dataset(folder, episodes)
             run.finish("collect", data_summary(episodes))
         return read_dataset(folder)
+
+    def check_data(self, episodes: Episodes) -> None:
+        """The data must fit the environment in which the policies are evaluated, before anything is learned."""
+        env = self.env(seed=self.seed)
+        sizes = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
+        found = {"observations": episodes.observations.shape[1:], "actions": episodes.actions.shape[1:]}
+        if sizes != found:
+            raise InvalidData(
+                f"The data do not fit the environment: their sizes are {found}, the environment's {sizes}."
+            )
+        wanted = env.spec.id if env.spec else None
+        if episodes.env.get("id") != wanted:
+            print(f"note: the data are of {episodes.env.get('id')}, the policies are evaluated in {wanted}")
+        if "true_reward" in self.arms and not episodes.has_true_reward:
+            raise ConfigError("recipe.arms: the data hold no true reward; leave out true_reward.")
+        env.close()
 
     def ask(self, run: RunDirectory, episodes: Episodes) -> None:
         """Stage 2: the teacher compares pairs of segments; its answers join the dataset as references."""
@@ -139,7 +170,8 @@ class Offline:
                 rng=rng,
             )
             append_preferences(folder, answers)
-        run.finish("label", {"comparisons": len(read_preferences(folder)), "teacher": self.teacher.parameters()})
+        answers = read_preferences(folder)
+        run.finish("label", {"comparisons": len(answers), "teachers": sorted(set(answers.teacher))})
 
     def learn_score(self, run: RunDirectory, episodes: Episodes, bars: Bars) -> Score:
         """Stage 3: the reward ensemble explains the answers."""
@@ -147,7 +179,6 @@ class Offline:
         score = self.new_score(episodes)
         final = run.path / "score" / "final.safetensors"
         if run.result("score") is None:
-            save_checkpoint(run.stage("score") / "untrained.safetensors", score.state_dict())
             report = self.fit(
                 score, comparisons, seed=self.seed, folder=run.stage("score"), tensorboard=self.tensorboard,
                 progress=lambda done, total: bars("reward model", done, total),
@@ -165,12 +196,11 @@ class Offline:
         """Stage 4: every step of the data gets the reward of each arm."""
         if run.result("rewards") is not None:
             return
-        if "true_reward" in self.arms and not episodes.has_true_reward:
-            raise ConfigError("recipe.arms: the data hold no true reward; leave out true_reward.")
         data = episodes.transitions(torch.zeros(episodes.num_steps))
-        learned = relabel(score, data.observations, data.actions)
-        score.load_state_dict(load_checkpoint(run.path / "score" / "untrained.safetensors"))
-        untrained = relabel(score, data.observations, data.actions)
+        fresh = self.new_score(episodes)  # equal seed: the weights from which the score was trained
+        learned, untrained = (
+            relabel(s, data.observations, data.actions, reduce=self.reward_reduction) for s in (score, fresh)
+        )
         true = torch.as_tensor(episodes.true_reward)
         for arm in self.arms:
             rewards = arm_rewards(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from prefrl.evaluation.intervals import Estimate, paired_difference
 from prefrl.evaluation.plots import (
     Curve,
     calibration_curve,
@@ -40,51 +42,50 @@ SHORT = {
 
 
 def policy_rows(run: RunDirectory) -> list[PolicyRow]:
-    """The data and every finished arm, each with its intervals; arms are compared with behavior cloning."""
-    collected, rng = run.result("collect"), np.random.default_rng(0)
-    assert collected is not None
-    rows = [
-        policy_row(
-            "behavior data",
-            success=collected["success"],
-            returns=collected["returns"],
-            lengths=collected["lengths"],
-            rng=rng,
-        )
-    ]
-    results = {arm: run.result(f"arms/{arm}") for arm in ARMS}
-    cloned = results["bc"]
+    """The data and every finished arm with their intervals; differences are to cloning and to the random reward."""
+    rng, rows = np.random.default_rng(0), []
+    collected = run.result("collect")
+    if collected is not None:
+        judged = {key: collected[key] for key in ("success", "returns", "lengths")}
+        rows.append(policy_row("behavior data", **judged, rng=rng))
+    results = {arm: result for arm in ARMS if (result := run.result(f"arms/{arm}")) is not None}
+    success = {arm: np.array(result["success"], dtype=float) for arm, result in results.items()}
     for arm, result in results.items():
-        if result is None:
-            continue
+        judged = {key: result[key] for key in ("success", "returns", "lengths")}
+        compared = arm != "random" and "random" in success
+        against = _points(paired_difference(success[arm], success["random"], rng=rng)) if compared else ""
         ends = ", ".join(f"{name} {share:.0%}" for name, share in result["resemblance"].items())
         rows.append(
             policy_row(
                 SHORT[arm],
-                success=result["success"],
-                returns=result["returns"],
-                lengths=result["lengths"],
+                **judged,
                 rng=rng,
-                baseline=None if arm == "bc" or cloned is None else cloned["success"],
+                baseline=success["bc"] if arm != "bc" and "bc" in success else None,
                 note=ARMS[arm],
-                extra=(("Ends like", ends),),
+                extra=(("Against random reward", against), ("Ends like", ends)),
             )
         )
     return rows
 
 
+def _points(difference: Estimate | None) -> str:
+    """A difference of success rates in percentage points, with its interval."""
+    if difference is None:
+        return ""
+    value, low, high = (100 * float(x) for x in (difference.value, difference.low, difference.high))
+    return f"{value:+.0f} ({low:+.0f} to {high:+.0f})".replace("-", "−")
+
+
 def show_table(run: RunDirectory) -> None:
-    """Print the headline table."""
+    """Print the headline table; differences are in percentage points, all ranges 95 % intervals."""
     table = Table(title=str(run.path), title_justify="left")
-    for column in ("policy", "success", "95 % interval", "return", "ends like"):
-        table.add_column(column, justify="right" if column in ("success", "return") else "left")
+    for column in ("policy", "success", "95 % interval", "against cloning", "against random reward", "ends like"):
+        table.add_column(column, justify="right" if column == "success" else "left")
     for row in policy_rows(run):
-        s = row.success
-        table.add_row(
-            row.name, f"{100 * float(s.value):.0f} %", f"{100 * float(s.low):.0f} – {100 * float(s.high):.0f} %",
-            f"{float(row.returns.value):.0f}", dict(row.extra).get("Ends like", ""),
-        )  # fmt: skip
-    Console(width=None if Console().is_terminal else 120).print(table)
+        value, low, high = (f"{100 * float(x):.0f}" for x in (row.success.value, row.success.low, row.success.high))
+        extra = [text for _, text in row.extra] or ["", ""]
+        table.add_row(row.name, f"{value} %", f"{low} – {high} %", _points(row.versus), *extra)
+    Console(width=None if Console().is_terminal else 140).print(table)
 
 
 def videos_offline(run: RunDirectory, settings: ArmSettings, arms: Sequence[str]) -> Path | None:
@@ -122,12 +123,13 @@ def report_offline(run: RunDirectory) -> Path:
     """Write ``RUN/report.html`` from what the stages left; unfinished stages are said to be missing."""
     path = run.path / "report.html"
     rows, video = policy_rows(run), run.result("videos") or {}
+    unfinished = [stage for stage in ("collect", "label", "score", "rewards") if run.result(stage) is None]
     shown = [] if not video.get("video") else [run.path / video["video"]]
     report = Report(
         title=f"prefrl: {run.path.resolve().name}",
         summary=_summary(run),
         policies=tuple(rows),
-        baseline="behavior cloning",
+        baseline="cloning",
         pictures=_pictures(run, rows),
         reward_model=_reward_model(run),
         videos=tuple(
@@ -138,7 +140,10 @@ def report_offline(run: RunDirectory) -> Path:
             )
             for file in shown
         ),
-        missing=(video["reason"],) if video.get("reason") else (),
+        missing=(
+            *(f"The stage {stage!r} is not finished: continue with `prefrl resume`." for stage in unfinished),
+            *([video["reason"]] if video.get("reason") else []),
+        ),
         config=(run.path / "config.yaml").read_text(encoding="utf-8"),
         versions=read_json(run.path / "versions.json"),
     )
@@ -147,15 +152,21 @@ def report_offline(run: RunDirectory) -> Path:
 
 
 def _summary(run: RunDirectory) -> tuple[str, ...]:
-    collected, labelled = run.result("collect") or {}, run.result("label") or {}
-    groups = "; ".join(
-        f"{g['episodes']} × {name} (success {g['success']:.0%})" for name, g in collected.get("behaviors", {}).items()
-    )
-    data = f"Data: {collected.get('episodes')} episodes, {collected.get('steps')} steps: {groups}."
-    return (
-        data,
-        f"Preferences: {labelled.get('comparisons')} comparisons, teacher {labelled.get('teacher')}.",
-    )
+    collected, labelled = run.result("collect"), run.result("label")
+    texts = []
+    if collected is not None:
+        groups = "; ".join(
+            f"{group['episodes']} × {name} (success {group['success']:.0%})"
+            for name, group in collected["behaviors"].items()
+        )
+        texts.append(f"Data: {collected['episodes']} episodes, {collected['steps']} steps: {groups}.")
+    if labelled is not None:
+        teachers = "; ".join(
+            ", ".join(f"{key} {value}" for key, value in json.loads(teacher).items() if value is not None)
+            for teacher in labelled["teachers"]
+        )
+        texts.append(f"Preferences: {labelled['comparisons']} comparisons. Teacher: {teachers}.")
+    return tuple(texts)
 
 
 def _pictures(run: RunDirectory, rows: Sequence[PolicyRow]) -> tuple[Picture, ...]:
