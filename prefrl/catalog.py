@@ -16,8 +16,10 @@ from prefrl.signatures import hint
 
 __all__ = [
     "config_root", "describe", "docstring_line", "group_named", "groups", "option_values", "options",
-    "read_yaml", "slots",
+    "read_yaml", "slots", "targets",
 ]  # fmt: skip
+
+TARGET = re.compile(r"^[\s-]*_target_: *([\w.]+)", re.MULTILINE)
 
 
 def config_root() -> Path:
@@ -74,10 +76,10 @@ def option_values(group: str, option: str) -> dict[str, Any]:
 
 
 def slots(command: str) -> dict[str, tuple[str, str | None]]:
-    """Slot → (group, default option) of a command; the default ``agent@baseline: bc`` fills slot baseline.
+    """Slot → (group, default option) of a command; the default ``agent@baseline: OPTION`` fills slot baseline.
 
     >>> slots("train")["baseline"]
-    ('agent', 'bc')
+    ('agent', 'bc_deterministic')
     """
     found = {}
     for entry in read_yaml(command).get("defaults", []):
@@ -86,6 +88,16 @@ def slots(command: str) -> dict[str, tuple[str, str | None]]:
             group, _, slot = name.removeprefix("optional ").removeprefix("override ").partition("@")
             found[slot or group] = (group, option)
     return found
+
+
+def targets() -> set[str]:
+    """Every ``_target_`` that a file of the configs folder names.
+
+    >>> "envs.make" in targets()
+    True
+    """
+    texts = (file.read_text(encoding="utf-8") for file in config_root().rglob("*.yaml"))
+    return {target for text in texts for target in TARGET.findall(text)}
 
 
 def describe(group: str, option: str) -> str:

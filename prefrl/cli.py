@@ -7,10 +7,12 @@ Nothing heavy is imported before it is needed: ``prefrl --help`` needs neither H
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from typing import NoReturn
 
 from prefrl.errors import ConfigError, PrefrlError
@@ -23,7 +25,7 @@ __all__ = ["main"]
 EPILOG = """examples:
   prefrl train                                      the default recipe
   prefrl train --cfg job                            every key with its value
-  prefrl train env=point_reach recipe.comparisons=50 seed=3 out=runs/mine
+  prefrl train experiment=point recipe.comparisons=50 seed=3 out=runs/mine
   eval "$(prefrl completion bash)"                  keys and options by TAB
 """
 
@@ -41,18 +43,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         return run([word for word in words if word != "--debug"])
-    except PrefrlError as error:
+    except BrokenPipeError:  # `prefrl list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (PrefrlError, OSError, BrokenExecutor, ModuleNotFoundError) as error:
         if debug:
             traceback.print_exc()
-        print(f"prefrl: {error}", file=sys.stderr)
+        print(f"prefrl: {explain(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt as stopped:
         again = f"; continue with `prefrl resume {stopped}`" if str(stopped) else ""
         print(f"\nprefrl: stopped{again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `prefrl list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong and what to do about it, of an error that is not a bug.
+
+    >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"))
+    'runs/a/metrics.jsonl: No space left on device. Free some space; `prefrl resume RUN` continues a run.'
+    """
+    if isinstance(error, BrokenExecutor):
+        return (
+            "A worker process was killed, probably because memory ran out. "
+            "Continue with `prefrl resume RUN`, with a lower workers=…"
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. Install what prefrl needs: pip install -c constraints.txt -e . (`prefrl doctor` says more)."
+    return _explain_os(error) if isinstance(error, OSError) else str(error)
+
+
+def _explain_os(error: OSError) -> str:
+    file, reason = error.filename, error.strerror or str(error)
+    if error.args and type(error.args[0]) is list:  # shutil.Error: (from, to, why) of every file
+        _, file, reason = error.args[0][0]
+    remedy = "Check the path, and that its folder can be read and written."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in reason:
+        remedy = "Free some space; `prefrl resume RUN` continues a run."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "Change its permissions, or choose another place with out=PATH."
+    return f"{file}: {reason}. {remedy}" if file else f"{reason}. {remedy}"
 
 
 def run(words: Sequence[str]) -> int:
@@ -74,6 +104,10 @@ def run(words: Sequence[str]) -> int:
         print("\n".join(candidates(words[2] if len(words) > 2 else "")))
         return 0
     given, overrides, show_config = parse(name, words[1:])
+    if name == "doctor" and not show_config:
+        from prefrl.doctor import doctor
+
+        return doctor(overrides)
     from prefrl import commands  # only now: it imports Hydra
 
     return commands.call(name, given, overrides, show_config=show_config)

@@ -6,10 +6,12 @@ torch is imported inside functions: threads must be limited before, and ``--cfg 
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,8 @@ from rich.table import Table
 
 from prefrl.catalog import describe, group_named, groups, options
 from prefrl.config import Composed, build, compose, from_saved, locate
-from prefrl.errors import ConfigError
-from prefrl.launch import limit_threads, make_recipe
+from prefrl.errors import ConfigError, PrefrlError, RunDirectoryError
+from prefrl.launch import limit_threads, make_recipe, try_parts
 from prefrl.signatures import hint
 
 if TYPE_CHECKING:
@@ -32,12 +34,12 @@ __all__ = ["call"]
 def call(name: str, given: Sequence[str], overrides: Sequence[str], *, show_config: bool = False) -> int:
     """Run a command; returns the exit code."""
     if show_config:
-        print(compose(name, [*_named(name, given), *overrides]).text, end="")
+        print(compose(name, [*_named(name, given), *overrides], incomplete=True).text, end="")
         return 0
     commands: dict[str, Callable[..., int | None]] = {
         "train": train, "resume": resume, "evaluate": evaluate, "render": render, "report": report,
         "collect": collect, "label": label, "import": import_file, "list": list_options, "bench": bench,
-        "doctor": doctor, "completion": completion,
+        "completion": completion,
     }  # fmt: skip
     return commands[name](*given, overrides=overrides) or 0
 
@@ -82,23 +84,28 @@ def _open(path: str) -> tuple[RunDirectory, Composed]:
 
 def _train(recipe: Any, run: RunDirectory) -> None:
     print(f"run:    {run.path}")
+    again = shlex.quote(str(run.path))
     try:
         recipe.train(run)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(str(run.path)) from None
+        raise KeyboardInterrupt(again) from None
+    except BrokenExecutor as error:
+        raise PrefrlError(
+            "A worker process was killed, probably because memory ran out. "
+            f"Continue with `prefrl resume {again}`, with a lower workers=…"
+        ) from error
 
 
 def collect(*, overrides: Sequence[str]) -> None:
     config = compose("collect", overrides)
+    out = Path(config.settings.out)
+    _require_free(out)
     limit_threads(1)
     parts = {slot: build(node, key=slot) for slot, node in config.components.items()}
+    try_parts(parts["env"], parts["data"], seed=config.settings.seed)
     from prefrl.data.storage import write_dataset
-    from prefrl.errors import RunDirectoryError
     from prefrl.progress import progress_bars
 
-    out = Path(config.settings.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before minutes of collecting
-        raise RunDirectoryError(f"{out} is already used. Choose another with out=PATH.")
     with progress_bars() as bars:
         episodes = parts["data"](
             make_env=parts["env"],
@@ -109,33 +116,44 @@ def collect(*, overrides: Sequence[str]) -> None:
     print(f"dataset: {out} ({len(episodes)} episodes, {episodes.num_steps} steps)")
 
 
+def _require_free(out: Path) -> None:
+    """Before minutes of work: nothing is there yet, and a folder can be made."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunDirectoryError(f"{out} is already used. Choose another with out=PATH.")
+    place = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        reason = "cannot be written to" if place.is_dir() else "is a file"
+        raise RunDirectoryError(f"Cannot make {out}: {place} {reason}. Choose another place with out=PATH.")
+
+
 def label(dataset: str, *, overrides: Sequence[str]) -> None:
     config = compose("label", overrides)
     limit_threads(1)
     parts = {slot: build(node, key=slot) for slot, node in config.components.items()}
-    import numpy as np
-
+    from prefrl.data.labeling import answer_generator
     from prefrl.data.labeling import label as ask
-    from prefrl.data.preferences import append_preferences, read_preferences
+    from prefrl.data.preferences import append_preferences, preferences_path, read_preferences
     from prefrl.data.storage import read_dataset
 
     settings = config.settings
+    answered = len(read_preferences(dataset)) if preferences_path(dataset).is_file() else 0
     answers = ask(
         read_dataset(dataset),
         teacher=parts["teacher"],
         query=parts["query"],
         comparisons=settings.comparisons,
         segment_length=settings.segment_length,
-        rng=np.random.default_rng(settings.seed),
+        rng=answer_generator(settings.seed, answered),
     )
     append_preferences(dataset, answers)
-    print(f"{dataset}: {len(answers)} answers added, {len(read_preferences(dataset))} in all")
+    print(f"{dataset}: {len(answers)} answers added, {answered + len(answers)} in all")
 
 
 def evaluate(run: str, *, overrides: Sequence[str]) -> None:
     settings = compose("evaluate", overrides).settings
     directory, config = _open(run)
     recipe = make_recipe(config)
+    _check_arms(recipe, [settings.arm], key="arm")
     result = recipe.evaluate(directory, arm=settings.arm, episodes=settings.episodes, seed=settings.seed)
     from prefrl.files import write_json
 
@@ -144,6 +162,15 @@ def evaluate(run: str, *, overrides: Sequence[str]) -> None:
     write_json(file, result)
     Console().print(evaluation_table(settings.arm, result))
     print(f"results: {file}")
+
+
+def _check_arms(recipe: Any, wanted: Iterable[str], *, key: str) -> None:
+    from prefrl.recipes.arms import ARMS
+
+    valid = getattr(recipe, "arms", ARMS)
+    for arm in wanted:
+        if arm not in valid:
+            raise ConfigError(f"{key}: this run has no arm {arm!r}.{hint(arm, valid)}")
 
 
 def evaluation_table(arm: str, result: Mapping[str, Any]) -> Table:
@@ -164,14 +191,22 @@ def evaluation_table(arm: str, result: Mapping[str, Any]) -> Table:
 
 def render(run: str, *, overrides: Sequence[str]) -> int:
     settings = compose("render", overrides).settings
+    suffix = Path(settings.out).suffix.lower() if settings.out is not None else ".mp4"
+    if suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"out={settings.out}: a video's name ends with .mp4 or .gif.")
     directory, config = _open(run)
-    video = make_recipe(config).render(directory, arms=settings.arms)
+    recipe = make_recipe(config)
+    _check_arms(recipe, settings.arms or (), key="arms")
+    video = recipe.render(directory, arms=settings.arms)
     if video is None:
         print("prefrl: no video could be made; `prefrl doctor` says why.", file=sys.stderr)
         return 1
     if settings.out is not None:
-        Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
-        video = shutil.copyfile(video, settings.out)
+        from prefrl.files import atomic_path
+
+        with atomic_path(settings.out) as temporary:
+            shutil.copyfile(video.with_suffix(suffix), temporary)
+        video = settings.out
     print(f"video: {video}")
     return 0
 
@@ -189,6 +224,7 @@ def import_file(name: str, file: str, *, overrides: Sequence[str]) -> None:
     if name not in IMPORTERS:
         raise ConfigError(f"There is no importer {name!r}.{hint(name, IMPORTERS)}")
     importer, _ = IMPORTERS[name]
+    _require_free(Path(settings.out))
     importer(file, settings.out)
     print(f"dataset: {settings.out}")
 
@@ -257,14 +293,6 @@ def bench_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         holds = {True: "yes", False: "no", None: ""}.get(row.get("holds"), str(row.get("holds")))
         table.add_row(str(row["id"]), str(row["what"]), value, interval, bar, holds, seconds)
     return table
-
-
-def doctor(*, overrides: Sequence[str]) -> int:
-    config = compose("doctor", overrides)
-    from prefrl.doctor import examine, show
-
-    probe = build(config.components["rendering"], key="rendering")
-    return show(examine(folder=Path(config.settings.out), probe_backends=probe))
 
 
 def completion(shell: str, *, overrides: Sequence[str]) -> None:

@@ -7,8 +7,10 @@ built: run-level keys are checked against a dataclass, components against the si
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prefrl.catalog import config_root, options, slots
+from prefrl.catalog import config_root, options, slots, targets
 from prefrl.errors import ConfigError, DamagedFile, PrefrlError
 from prefrl.schemas import SCHEMAS
 from prefrl.signatures import check_arguments, hint
@@ -31,6 +33,7 @@ __all__ = ["Composed", "build", "check", "compose", "from_saved", "locate"]
 Slots = dict[str, tuple[str, str | None]]  # slot → (group, default option)
 UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+UNPICKLERS = ("cloudpickle", "dill", "joblib", "numpy", "pandas", "torch")  # their load… can run code from a file
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,15 @@ class Composed:
         return replace(self, settings=replace(self.settings, **settings))
 
 
-def compose(command: str, overrides: Sequence[str] = ()) -> Composed:
-    """Compose configs/<command>.yaml with ``key=value`` words; an error names the nearest valid key."""
+def compose(command: str, overrides: Sequence[str] = (), *, incomplete: bool = False) -> Composed:
+    """Compose configs/<command>.yaml with ``key=value`` words; an error names the nearest valid key.
+
+    ``incomplete`` leaves what is required and not given as ``???``, to show the configuration.
+    """
     available = slots(command)
-    words = dict(_split(word) for word in overrides)
-    if len(words) < len(overrides):
-        keys = [_split(word)[0] for word in overrides]
-        raise ConfigError(f"{next(k for k in keys if keys.count(k) > 1)} is given twice. Keep one of them.")
+    words = _words(overrides)
+    unfilled = [slot for slot, (_, option) in available.items() if incomplete and option == "???" and slot not in words]
+    words |= dict.fromkeys(unfilled, "null")
     for slot in available.keys() & words.keys():
         _check_option(slot, available[slot][0], words[slot])
     effective = {k: v for k, v in words.items() if (v, available.get(k, ("", ""))[1]) != ("null", None)}
@@ -71,11 +76,26 @@ def compose(command: str, overrides: Sequence[str] = ()) -> Composed:
         raise ConfigError(_said(error)) from error
     choices = {slot: words.get(slot, option) for slot, (_, option) in available.items()}
     kept = {slot: option for slot, option in choices.items() if option not in (None, "null")}
-    return _checked(command, cfg, kept, tuple(words))
+    if type(cfg.get("dataset")) is str:  # so that a run can be resumed from another directory
+        cfg.dataset = os.path.abspath(cfg.dataset)
+    composed = _checked(command, cfg, kept, tuple(words), incomplete=incomplete)
+    return replace(composed, text="".join(f"{slot}: ???\n" for slot in unfilled) + composed.text)
+
+
+def _words(overrides: Sequence[str]) -> dict[str, str]:
+    words = dict(_split(word) for word in overrides)
+    if len(words) < len(overrides):
+        keys = [_split(word)[0] for word in overrides]
+        raise ConfigError(f"{next(k for k in keys if keys.count(k) > 1)} is given twice. Keep one of them.")
+    return words
 
 
 def from_saved(path: Path) -> Composed:
-    """The configuration that a run directory holds."""
+    """The configuration that a run directory holds.
+
+    The directory may be foreign, so it may call only what a config of this installation names, or what is of
+    a package in the environment variable ``PREFRL_TRUST`` (names with commas between them).
+    """
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
         cfg = OmegaConf.create(saved) if type(saved) is dict else None
@@ -83,7 +103,40 @@ def from_saved(path: Path) -> Composed:
         raise DamagedFile(f"{path} is not a readable configuration: {_said(error)} Start a new run.") from error
     if cfg is None:
         raise DamagedFile(f"{path} is not a configuration: expected keys with values. Start a new run.")
-    return _checked("train", cfg, {}, ())
+    if any("${" in text for text in _texts(saved)):  # Hydra would resolve it after the targets have been judged
+        raise DamagedFile(f"{path} holds ${{…}}, which a saved configuration never does. Start a new run.")
+    try:
+        config = _checked("train", cfg, {}, ())
+    except ConfigError as error:  # written by another version, or by hand
+        raise ConfigError(f"{path}: {error}") from error
+    trusted, packages = targets(), os.environ.get("PREFRL_TRUST", "").split(",")
+    for key, target in _named_targets(config.components):
+        top = str(target).partition(".")[0]
+        if str(target) not in trusted and top not in packages:
+            raise ConfigError(
+                f"{path}: {key}._target_ is {target!r}, which no config of this installation names, and calling "
+                f"it could run foreign code. If you trust this run, set PREFRL_TRUST={top} and try again."
+            )
+    return config
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if type(node) is str:
+        yield node
+    for child in _children(node).values():
+        yield from _texts(child)
+
+
+def _named_targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, ``_target_``) of every node, also of those among ``_args_``."""
+    if type(node) is dict and "_target_" in node:
+        yield key, node["_target_"]
+    for name, child in _children(node).items():
+        yield from _named_targets(child, f"{key}.{name}" if key else str(name))
+
+
+def _children(node: Any) -> dict[Any, Any]:
+    return node if type(node) is dict else dict(enumerate(node)) if type(node) is list else {}
 
 
 def _split(word: str) -> tuple[str, str]:
@@ -123,10 +176,12 @@ def _hydra_compose(command: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(command, list(overrides))
 
 
-def _checked(command: str, cfg: DictConfig, choices: dict[str, str], overridden: tuple[str, ...]) -> Composed:
+def _checked(
+    command: str, cfg: DictConfig, choices: dict[str, str], overridden: tuple[str, ...], *, incomplete: bool = False
+) -> Composed:
     """Resolve, find what is missing, and check the run-level keys against the command's dataclass."""
     missing = OmegaConf.missing_keys(cfg)
-    if missing:
+    if missing and not incomplete:
         key = min(missing)
         raise ConfigError(f"{key} is required: give {key}=…")
     try:
@@ -180,11 +235,12 @@ def _first_line(error: BaseException) -> str:
 def locate(target: str, *, key: str) -> Any:
     """The function or class that a ``_target_`` names.
 
-    The standard library is refused, because a run directory may be foreign and ``os.system`` is no component.
+    The standard library and what unpickles are refused, by any name: ``os.system`` and ``torch.load`` are no
+    components.
     """
-    top = target.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        raise ConfigError(f"{key}._target_: {target!r} is of the standard library; a component must be of a package.")
+    if type(target) is not str:
+        raise ConfigError(f"{key}._target_ must be the dotted name of a function or class, but is {target!r}.")
+    _refuse_dangerous(target, f"{key}._target_: {target!r}")
     try:
         found = get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -192,7 +248,17 @@ def locate(target: str, *, key: str) -> Any:
         raise ConfigError(f"{key}._target_: cannot find {target!r} ({reason}).") from error
     if not callable(found):
         raise ConfigError(f"{key}._target_: {target!r} is not a function or class.")
+    if inspect.isroutine(found) or inspect.isclass(found):
+        _refuse_dangerous(f"{found.__module__}.{found.__qualname__}", f"{key}._target_: {target!r}")
     return found
+
+
+def _refuse_dangerous(name: str, which: str) -> None:
+    top, last = name.partition(".")[0], name.rpartition(".")[2]
+    if top in sys.stdlib_module_names:
+        raise ConfigError(f"{which} is of the standard library; a component must be of a package.")
+    if top in UNPICKLERS and last.startswith(("load", "read_pickle")):
+        raise ConfigError(f"{which} may unpickle, which can run code from the file; it cannot be a component.")
 
 
 def check(node: Any, *, key: str) -> None:
@@ -205,7 +271,7 @@ def check(node: Any, *, key: str) -> None:
         if "_target_" in node:
             partial = bool(node.get("_partial_"))
             check_arguments(locate(node["_target_"], key=key), arguments, key=key, partial=partial)
-        for name, child in arguments.items():
+        for name, child in node.items():  # also _args_, which Hydra builds too
             check(child, key=f"{key}.{name}")
 
 

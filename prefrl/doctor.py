@@ -6,6 +6,7 @@ Answers what the tracker of every robot-learning framework is full of: which ver
 from __future__ import annotations
 
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,12 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Check", "examine", "show"]
+from prefrl.catalog import read_yaml
+from prefrl.errors import ConfigError
+from prefrl.schemas import DoctorConfig
+from prefrl.signatures import hint
+
+__all__ = ["Check", "doctor", "examine", "read_settings", "show"]
 
 PYTHON = ((3, 11), (3, 14))  # from, and below
 NEEDED_DISK = 2.0  # [GB] of a run with videos
@@ -41,6 +47,26 @@ class Check:
 
 ProbeBackends = Callable[[], Sequence[tuple[str, bool, str]]]
 """For each GL backend: (name, whether it draws a frame, what happened)."""
+
+
+def doctor(words: Sequence[str]) -> int:
+    """Examine this machine and print the table; returns the exit code."""
+    settings = read_settings(words)
+    return show(examine(folder=Path(settings.out), probe_backends=lambda: pkgutil.resolve_name(settings.rendering)()))
+
+
+def read_settings(words: Sequence[str]) -> DoctorConfig:
+    """configs/doctor.yaml with ``key=value`` words, without Hydra, which may be what is broken.
+
+    >>> read_settings(["out=runs"]).out
+    'runs'
+    """
+    values = read_yaml("doctor")
+    for key, _, value in (word.partition("=") for word in words):
+        if key not in values:
+            raise ConfigError(f"Unknown key {key!r}.{hint(key, values)}")
+        values[key] = value
+    return DoctorConfig(**values)
 
 
 def examine(*, folder: Path, probe_backends: ProbeBackends) -> list[Check]:
@@ -98,9 +124,10 @@ def check_rendering(probe_backends: ProbeBackends) -> Check:
     """Which GL backend really draws a frame. Training never needs one; videos do."""
     try:
         probed = probe_backends()
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        fix = "Videos are left out. Reinstall mujoco."
-        return Check("rendering", "warning", f"the probe failed: {error}", fix)
+    except Exception as error:  # noqa: BLE001  (whatever a broken package raises when imported is the finding)
+        fix = "Videos are left out. Install first what fails here; if nothing does, reinstall mujoco."
+        reason = str(error).partition("\n")[0]
+        return Check("rendering", "warning", f"the probe failed: {type(error).__name__}: {reason}", fix)
     working = [name for name, works, _ in probed if works]
     found = "; ".join(f"{name}: {message}" for name, _, message in probed)
     if working:
@@ -126,7 +153,7 @@ def check_accelerator() -> Check:
     """Which accelerator torch sees; none is fine."""
     try:
         import torch  # seconds
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
         fix = 'Reinstall torch: pip install -c constraints.txt -e ".[dev]"'
         return Check("accelerator", "failed", f"torch cannot be imported: {error}", fix)
     if not torch.cuda.is_available():
@@ -135,9 +162,10 @@ def check_accelerator() -> Check:
     try:
         torch.zeros(1).cuda()
     except RuntimeError as error:
-        fix = "Update the driver, or install the torch that fits it. Until then leave device=cpu."
+        fix = "Training runs on the CPU and does not need it. Update the driver, or install the torch that fits it."
         return Check("accelerator", "warning", str(error).partition("\n")[0], fix)
-    return Check("accelerator", "ok", f"{', '.join(names)} (CUDA {torch.version.cuda})")
+    found = f"{', '.join(names)} (CUDA {torch.version.cuda}); not used, training runs on the CPU"
+    return Check("accelerator", "ok", found)
 
 
 def check_threads() -> Check:

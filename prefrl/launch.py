@@ -13,10 +13,10 @@ from typing import Any
 
 from prefrl.catalog import options, slots
 from prefrl.config import Composed, build, locate
-from prefrl.errors import ConfigError, PrefrlError
+from prefrl.errors import ConfigError, InvalidData, PrefrlError
 from prefrl.signatures import hint
 
-__all__ = ["available_cores", "limit_threads", "make_recipe"]
+__all__ = ["available_cores", "limit_threads", "make_recipe", "try_parts"]
 
 OF_THE_CLI = ("seed", "out", "threads", "deterministic")  # act here, whatever the recipe takes
 
@@ -36,7 +36,7 @@ def make_recipe(config: Composed) -> Any:
     values["workers"] = settings.workers or available_cores()
     parts = {slot: build(part, key=slot) for slot, part in nodes.items() if slot in taken}
     if "env" in parts:
-        _try_env(parts["env"], settings.seed)
+        try_parts(parts["env"], parts.get("data") if settings.dataset is None else None, seed=settings.seed)
     make = build(node, key="recipe")
     for name, parameter in taken.items():
         known = name in parts or name in values or name in make.keywords
@@ -45,9 +45,14 @@ def make_recipe(config: Composed) -> Any:
             raise ConfigError(f"The recipe needs {name!r}: choose one with {name}=…{valid}")
     chosen = {name: value for name, value in values.items() if name in taken and name not in make.keywords}
     try:
-        return make(**parts, **chosen)
+        recipe = make(**parts, **chosen)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, PrefrlError) else ConfigError(f"recipe: {error}") from error
+    for key in config.overridden:
+        reason = recipe.ineffective(key)
+        if reason is not None:
+            raise ConfigError(f"{key} has no effect: {reason}.")
+    return recipe
 
 
 def _refuse_ineffective(config: Composed, taken: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -62,14 +67,22 @@ def _refuse_ineffective(config: Composed, taken: Mapping[str, Any], known: Seque
             raise ConfigError(f"{key} has no effect when dataset is given. Leave one of them out.")
 
 
-def _try_env(make_env: Callable[..., Any], seed: int) -> None:
-    """Its arguments are those of any Gymnasium environment, so only making one can check them."""
+def try_parts(make_env: Callable[..., Any], data: Any, *, seed: int) -> None:
+    """Make the environment, whose arguments only that can check, and let each behavior of ``data`` act once."""
     import gymnasium as gym
 
+    from prefrl.data.collect import try_behaviors
+
     try:
-        make_env(seed=seed).close()
-    except (TypeError, ValueError, LookupError, gym.error.Error) as error:
+        env = make_env(seed=seed)
+    except (TypeError, ValueError, RuntimeError, LookupError, gym.error.Error) as error:
         raise ConfigError(f"env: {error}") from error
+    try:
+        try_behaviors(env, getattr(data, "keywords", {}).get("behaviors", ()), seed=seed)
+    except InvalidData as error:
+        raise ConfigError(f"data: {error}") from error
+    finally:
+        env.close()
 
 
 def limit_threads(threads: int) -> None:
@@ -84,11 +97,6 @@ def _prepare_torch(settings: Any) -> None:
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(settings.deterministic)
-    try:
-        torch.zeros(1, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"device={settings.device} does not work here: {reason} Try device=cpu.") from error
 
 
 def available_cores() -> int:

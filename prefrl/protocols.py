@@ -5,6 +5,8 @@ Shapes use B batch, T time, N ensemble, D observation, A action (see ``prefrl.co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -12,8 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from prefrl.core import SegmentBatch, SegmentRefs, Transitions
+from prefrl.runs import RunDirectory
 
-__all__ = ["Behavior", "Learner", "MakeEnv", "MakeLearner", "Policy", "Query", "Score", "Teacher"]
+__all__ = ["Behavior", "Learner", "MakeEnv", "MakeLearner", "Policy", "Query", "Recipe", "Score", "Teacher"]
 
 
 @runtime_checkable
@@ -106,4 +109,28 @@ class Query(Protocol):
         self, lengths: np.ndarray, n: int, segment_length: int, rng: np.random.Generator
     ) -> tuple[SegmentRefs, SegmentRefs]:
         """n pairs of segments from episodes of ``lengths`` (E,) steps."""
+        ...
+
+
+class Recipe(Protocol):
+    """One system from data to report; its constructor takes components and numbers by name (``prefrl.launch``)."""
+
+    def train(self, run: RunDirectory) -> None:
+        """Run every unfinished stage."""
+        ...
+
+    def evaluate(self, run: RunDirectory, *, arm: str, episodes: int, seed: int) -> dict[str, Any]:
+        """Roll a trained policy out on other seeds."""
+        ...
+
+    def render(self, run: RunDirectory, *, arms: Sequence[str] | None = None) -> Path | None:
+        """Make the side-by-side video anew; None where nothing can be rendered."""
+        ...
+
+    def report(self, run: RunDirectory) -> Path:
+        """Write the report anew."""
+        ...
+
+    def ineffective(self, key: str) -> str | None:
+        """Why a key that the user set cannot change anything in this run; None if it can."""
         ...

@@ -58,7 +58,6 @@ class RunConfig(CommandConfig):
     seed: int
     out: str | None
     dataset: str | None
-    device: str
     threads: int
     workers: int | None
     deterministic: bool
@@ -134,6 +133,7 @@ class DoctorConfig(CommandConfig):
     """Keys of ``prefrl doctor``."""
 
     out: str
+    rendering: str
 
 
 SCHEMAS: dict[str, type[CommandConfig]] = {

@@ -116,7 +116,7 @@ def check_arguments(
         raise ConfigError(f"{prefix}{missing[0]} is required by {_name(function)}, but is not given.")
     hints = annotations_of(function)
     for name, value in arguments.items():
-        if name in hints and not _is_built(value):
+        if name in hints and not (key and _is_built(value)):  # nothing is built at the run level
             check_value(f"{prefix}{name}", value, hints[name])
 
 

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from toy_parts import given, use_configs, write_configs
 
 from prefrl.cli import main
@@ -123,13 +125,18 @@ def test_every_command_has_help(command, capsys):
         (["train", "agent=misspelt"], "agent.learningrate is not an argument of toy_parts.Agent"),
         (["train", "agent=gone"], "agent._target_: cannot find 'toy_parts.Nothing'"),
         (["train", "agent=evil"], "'os.system' is of the standard library"),
+        (["train", "agent=alias"], "'toy_parts.shutil.rmtree' is of the standard library"),
+        (["train", "agent=torch"], "'torch.load' may unpickle"),
+        (["train", "agent=numpy"], "'numpy.load' may unpickle"),
         (["train", "agent=null"], "The recipe needs 'agent'"),
-        (["train", "device=nonsense"], "device"),
+        (["train", "device=cpu"], "Unknown key 'device'"),
         (["train", "--verbose"], "--verbose"),
         (["train", "--cfg", "hydra"], "--cfg"),
         (["collect"], "out is required"),
         (["evaluate"], "RUN is missing"),
         (["evaluate", "runs/none", "episodes=0"], "episodes must be at least 1"),
+        (["render", "runs/none", "out=x.avi"], "out=x.avi: a video's name ends with .mp4 or .gif"),
+        (["doctor", "uot=x"], "Unknown key 'uot'. Did you mean 'out'?"),
         (["bench"], "NAME is missing"),
         (["bench", "tyo"], "Did you mean 'toy'?"),
         (["bench", "toy", "rows=[frist]"], "bench toy has no row 'frist'. Did you mean 'first'?"),
@@ -164,7 +171,8 @@ def test_run_level_keys_and_components_reach_the_recipe(toy):
         "experiment=quick",
     ]
     assert main(words) == 0
-    assert given(toy / "runs/a") == {"agent": 0.5, "baseline": 0.1, "steps": 1, "seed": 7, "workers": 3}
+    expected = {"agent": 0.5, "baseline": 0.1, "steps": 1, "seed": 7, "workers": 3, "dataset": None}
+    assert given(toy / "runs/a") == expected
 
 
 def test_an_experiment_sets_run_level_keys_and_a_word_overrides_it(toy):
@@ -257,6 +265,97 @@ def test_a_foreign_run_cannot_call_the_standard_library(toy, capsys):
     assert not (toy / "owned").exists()
 
 
+FOREIGN = [
+    {"_target_": "torch.load", "f": "evil"},
+    {"_target_": "numpy.load", "file": "evil", "allow_pickle": True},
+    {"_target_": "prefrl.files.torch.load", "f": "evil"},
+    {"_target_": "prefrl.files.write_json", "path": "owned", "value": 1},
+    {"_target_": "toy_parts.Agent", "_args_": [{"_target_": "os.system", "_args_": ["touch owned"]}]},
+    {"_target_": "toy_parts.Agent", "lr": {"_target_": "torch.load", "f": "evil"}},
+    {"_target_": "toy_parts.Agent", "lr": "${oc.create:{_target_: os.system, command: touch owned}}"},
+    {"_target_": {"a": "torch.load"}},
+]
+
+
+@pytest.mark.parametrize("node", FOREIGN, ids=str)
+@pytest.mark.parametrize("command", ["resume", "evaluate", "render", "report"])
+def test_a_foreign_run_calls_only_what_our_configs_name(node, command, toy, tmp_path, capsys, monkeypatch):
+    """Readers that unpickle, aliases, nested nodes and interpolations are refused before anything is called."""
+    assert main(["train", "out=run"]) == 0
+    capsys.readouterr()
+    for name in ("evil", "torch", "numpy"):
+        (tmp_path / "configs" / "agent" / f"{name}.yaml").unlink()  # so that no config names what they name
+    file = toy / "run" / "config.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "agent": node}))
+    for module in (torch, np):
+        monkeypatch.setattr(module, "load", lambda *a, **k: (toy / "owned").write_text(""))
+    assert main([command, "run"]) in (1, 2)
+    message = capsys.readouterr().err
+    assert "PREFRL_TRUST" in message or "which a saved configuration never does" in message
+    assert not (toy / "owned").exists()
+
+
+@pytest.mark.parametrize("name", ["torch.load", "numpy.load"])
+def test_trust_does_not_reach_what_unpickles(name, toy, capsys, monkeypatch):
+    """``PREFRL_TRUST`` opens a package, but its unpicklers stay closed."""
+    assert main(["train", "out=run"]) == 0
+    capsys.readouterr()
+    file = toy / "run" / "config.yaml"
+    file.write_text(file.read_text().replace("toy_parts.Agent", name, 1))
+    monkeypatch.setenv("PREFRL_TRUST", "torch,numpy")
+    assert main(["resume", "run"]) == 2
+    assert "may unpickle" in capsys.readouterr().err
+
+
+def test_a_package_of_ones_own_is_trusted_by_name(toy, capsys, tmp_path, monkeypatch):
+    """What no config names any more runs again with ``PREFRL_TRUST=package``, as the error says."""
+    assert main(["train", "out=run"]) == 0
+    for file in (tmp_path / "configs").rglob("*.yaml"):
+        file.write_text(file.read_text().replace("toy_parts", "other_parts"))
+    assert main(["resume", "run"]) == 2
+    assert "set PREFRL_TRUST=toy_parts" in capsys.readouterr().err
+    monkeypatch.setenv("PREFRL_TRUST", "mine,toy_parts")
+    assert main(["resume", "run"]) == 0
+
+
+def test_the_dataset_is_stored_as_an_absolute_path(toy, monkeypatch):
+    """``dataset=`` is relative to where `train` was called, and `resume` finds it from anywhere."""
+    assert main(["train", "out=run", "dataset=data/a b"]) == 0
+    assert given(toy / "run")["dataset"] == str(toy / "data/a b")
+    saved = yaml.safe_load((toy / "run" / "config.yaml").read_text())
+    assert (saved["dataset"], saved["out"]) == (str(toy / "data/a b"), "run")
+    (toy / "elsewhere").mkdir()
+    monkeypatch.chdir(toy / "elsewhere")
+    assert main(["resume", "../run"]) == 0
+    assert given(toy / "run")["dataset"] == str(toy / "data/a b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("disk", ["a run/metrics.jsonl: No space left on device", "Free some space", "prefrl resume"]),
+        ("copy", ["to: [Errno 28] No space left on device", "Free some space"]),
+        ("worker", ["A worker process was killed", "`prefrl resume 'a run'`", "lower workers="]),
+    ],
+)
+def test_what_the_machine_refuses_is_one_message(kind, expected, toy, capsys):
+    """A full disk or a killed worker in the middle of a run: no traceback, the file, the reason, what to do."""
+    assert main(["train", "recipe=failing", f"recipe.kind={kind}", "out=a run"]) == 1
+    message = capsys.readouterr().err
+    assert [text for text in expected if text not in message] == []
+    assert "Traceback" not in message
+
+
+def test_a_package_that_is_missing_is_one_message():
+    """Without Hydra, `train` says what is missing and how to install it."""
+    code = "import sys; sys.modules['hydra'] = None; from prefrl.cli import main; print(main(['train']))"
+    done = run_python(code)
+    assert done.stdout.split() == ["1"]
+    assert "hydra" in done.stderr
+    assert "pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_stopping_by_hand_says_how_to_continue(toy, tmp_path):
     """Ctrl-C ends with 130 and names the command that continues, without a traceback."""
     folder = str(tmp_path / "configs")
@@ -264,7 +363,7 @@ def test_stopping_by_hand_says_how_to_continue(toy, tmp_path):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import pathlib, prefrl.catalog, prefrl.config\n"
         f"for m in (prefrl.catalog, prefrl.config): m.config_root = lambda: pathlib.Path({folder!r})\n"
-        "from prefrl.cli import main; sys.exit(main(['train', 'recipe=slow', 'out=run']))"
+        "from prefrl.cli import main; sys.exit(main(['train', 'recipe=slow', 'out=my run']))"
     )
     write_configs(tmp_path / "configs")
     process = subprocess.Popen(
@@ -273,12 +372,13 @@ def test_stopping_by_hand_says_how_to_continue(toy, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        cwd=tmp_path,
     )
     assert any(line.strip() == "ready" for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopped; continue with `prefrl resume run`" in error
+    assert "stopped; continue with `prefrl resume 'my run'`" in error
     assert "Traceback" not in error
 
 
@@ -292,12 +392,34 @@ def test_commands_on_a_run(toy, capsys):
     stored = json.loads((toy / "run/evaluations/baseline-seed5-episodes4.json").read_text())
     assert stored["lengths"] == [5] * 4
     assert "baseline: 4 episodes" in capsys.readouterr().out
-    assert main(["render", "run", "arms=[a,b]", "out=videos/v.mp4"]) == 0
-    assert (toy / "videos/v.mp4").read_text() == "['a', 'b']"
+    assert main(["render", "run", "arms=[aligned,baseline]", "out=videos/v.mp4"]) == 0
+    assert (toy / "videos/v.mp4").read_text() == "['aligned', 'baseline']"
+    assert main(["render", "run", "arms=[aligned]", "out=videos/v.GIF"]) == 0
+    assert (toy / "videos/v.GIF").read_text() == "gif of ['aligned']"
+    assert sorted(file.name for file in (toy / "videos").iterdir()) == ["v.GIF", "v.mp4"]
     assert main(["render", "run", "arms=[dark]"]) == 1
     assert "prefrl doctor" in capsys.readouterr().err
     assert main(["report", "run"]) == 0
     assert "run/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["evaluate", "run", "arm=alinged"], ["render", "run", "arms=[baseline,alinged]"]])
+def test_an_unknown_arm_is_answered_with_the_nearest(words, toy, capsys):
+    """A misspelt arm names the nearest one that the run has."""
+    assert main(["train", "out=run"]) == 0
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "no arm 'alinged'. Did you mean 'aligned'? Valid: aligned, baseline, dark." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [(["collect"], "out: ???"), (["import"], "out: ???"), (["bench"], "bench: ???"), (["bench", "toy"], "scale: 2")],
+)
+def test_showing_the_configuration_needs_no_required_key(words, line, toy, capsys):
+    """``--cfg job`` prints ``???`` for what is required, instead of asking for it."""
+    assert main([*words, "--cfg", "job"]) == 0
+    assert line in [text.strip() for text in capsys.readouterr().out.splitlines()]
 
 
 def test_bench_writes_rows_and_says_what_does_not_hold(toy, capsys):
@@ -317,7 +439,7 @@ def test_list_describes_every_option(toy, capsys):
     """`list GROUP` has one line an option: the first comment of its file, or the docstring of its target."""
     assert main(["list", "recipes"]) == 0
     out = capsys.readouterr().out
-    assert "toy   A toy." in out
+    assert "toy      A toy." in out
     assert main(["list"]) == 0
     assert "quick  Less of everything." in capsys.readouterr().out
 
@@ -334,7 +456,7 @@ def test_list_describes_every_option(toy, capsys):
         ("prefrl train baseline=s", ["baseline=slow"]),
         ("prefrl train agent.", ["agent.hidden=", "agent.lr="]),
         ("prefrl train agent=slow agent.l", ["agent.lr="]),
-        ("prefrl train recipe=", ["recipe=slow", "recipe=toy"]),
+        ("prefrl train recipe=", ["recipe=failing", "recipe=slow", "recipe=toy"]),
         ("prefrl train --c", ["--cfg"]),
         ("prefrl bench ", ["toy"]),
         ("prefrl list re", ["recipe"]),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from strategies import same_episodes
 
-from prefrl.data.collect import BehaviorGroup, collect_episodes, episode_seeds
+from prefrl.data.collect import BehaviorGroup, collect_episodes, episode_seeds, try_behaviors
 from prefrl.data.dataset import Episodes
 from prefrl.errors import InvalidData
 
@@ -168,6 +168,43 @@ def test_impossible_requests_are_refused(groups, max_steps, named):
     """Groups that would repeat episodes, nothing to collect, no steps: refused before anything is made."""
     with pytest.raises(InvalidData, match=named):
         collect_episodes(make_env, groups, max_steps=max_steps, seed=0)
+
+
+class Picky(Walker):
+    """Raises at the start of an episode, or at its third step."""
+
+    def __init__(self, error: Exception, *, at_start: bool) -> None:
+        super().__init__(0.1)
+        self.error, self.at_start, self.steps = error, at_start, 0
+
+    def reset(self, env, rng):
+        super().reset(env, rng)
+        if self.at_start:
+            raise self.error
+
+    def act(self, observation):
+        self.steps += 1
+        if self.steps == 3:
+            raise self.error
+        return super().act(observation)
+
+
+@pytest.mark.parametrize("error", [ValueError("39 observations"), RuntimeError("diverged"), FloatingPointError("nan")])
+@pytest.mark.parametrize("at_start", [True, False])
+def test_a_failing_behavior_is_named(error, at_start):
+    """What a behavior or an environment raises, who cannot know our errors, says whose episode it was."""
+    groups = [group("right", 1, 0.5), BehaviorGroup("picky", 1, Picky(error, at_start=at_start))]
+    with pytest.raises(InvalidData, match=rf"'picky' failed in Corridor: {error}.*data="):
+        collect_episodes(make_env, groups, max_steps=5, seed=0)
+
+
+def test_behaviors_are_tried_without_a_trace():
+    """A trial finds a behavior that cannot begin; where all can, the episodes are those without the trial."""
+    groups = [group("right", 2, 0.5), group("left", 1, -0.5)]
+    try_behaviors(Corridor(), groups, seed=0)
+    assert same_episodes(collect(*groups), collect(group("right", 2, 0.5), group("left", 1, -0.5)))
+    with pytest.raises(InvalidData, match="'picky'"):
+        try_behaviors(Corridor(), [BehaviorGroup("picky", 1, Picky(ValueError("no"), at_start=True))], seed=0)
 
 
 def test_discrete_actions_are_refused():

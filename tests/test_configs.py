@@ -3,12 +3,14 @@
 import inspect
 import os
 import re
+import shlex
 from dataclasses import fields
 
 import pytest
 import torch
 
 from prefrl.catalog import config_root, describe, groups, option_values, options, read_yaml, slots
+from prefrl.cli import EPILOG, parse
 from prefrl.config import build, check, compose, locate
 from prefrl.errors import ConfigError
 from prefrl.launch import make_recipe
@@ -72,6 +74,34 @@ def test_every_experiment_makes_a_recipe(experiment, restored):
     """The default and each experiment build everything, up to the first step."""
     recipe = make_recipe(compose("train", [f"experiment={experiment}"] if experiment else []))
     assert callable(recipe.train)
+
+
+EXAMPLES = [shlex.split(line)[2:] for line in re.findall(r"^  (prefrl train.*?)(?:   .*)?$", EPILOG, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("words", EXAMPLES, ids=" ".join)
+def test_the_examples_of_the_help_work(words, restored):
+    """What `prefrl --help` shows builds everything, up to the first step."""
+    _, overrides, show_config = parse("train", words)
+    assert callable(make_recipe(compose("train", overrides, incomplete=show_config)).train)
+
+
+def test_the_help_has_examples():
+    """The default, its configuration, and one with keys."""
+    assert len(EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("words", [["env=point_reach"], ["env=hopper"], ["data=point_conflict"]])
+def test_data_that_do_not_fit_the_environment_are_refused(words, restored):
+    """Behaviors of another environment are found before anything is made, and the message says which key."""
+    with pytest.raises(ConfigError, match=r"data: Behavior '.*' failed in .*data=…"):
+        make_recipe(compose("train", words))
+
+
+@pytest.mark.parametrize("env", options("env"))
+def test_random_data_fit_every_environment(env, restored):
+    """`data=random` can be collected anywhere."""
+    assert callable(make_recipe(compose("train", [f"env={env}", "data=random"])).train)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

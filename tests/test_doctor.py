@@ -2,7 +2,9 @@
 
 import builtins
 import io
+import os
 import subprocess
+import sys
 from importlib import metadata
 
 import imageio_ffmpeg
@@ -11,6 +13,7 @@ import torch
 from rich.console import Console
 
 from prefrl import doctor
+from prefrl.cli import main
 from prefrl.doctor import Check, examine, show
 
 DRAWS = [("egl", True, "draws frames")]
@@ -28,6 +31,14 @@ def test_a_sound_machine_can_train(tmp_path):
     assert "Training works on this machine." in text
     assert metadata.version("torch") in text
     assert metadata.version("metaworld") in text
+
+
+def test_the_command_prints_the_table(tmp_path, capsys):
+    """`prefrl doctor` reads its keys, asks the named probe, and ends with 0 where training works."""
+    assert main(["doctor", f"out={tmp_path}", "rendering=toy_parts.probe"]) == 0
+    out = capsys.readouterr().out
+    assert "toy: draws frames" in out
+    assert "Training works on this machine." in out
 
 
 def test_a_missing_package_fails_with_the_command_that_installs_it(monkeypatch):
@@ -78,6 +89,43 @@ def test_a_probe_that_breaks_is_a_warning():
     check = doctor.check_rendering(broken)
     assert check.status == "warning"
     assert "libEGL" in check.found
+
+
+HIDE = """
+import importlib.abc, sys
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hide())
+from importlib import metadata
+real = metadata.version
+def version(name):
+    if name.removesuffix("-core") in HIDDEN:
+        raise metadata.PackageNotFoundError(name)
+    return real(name)
+metadata.version = version
+from prefrl.cli import main
+sys.exit(main(["doctor"]))
+"""
+
+
+@pytest.mark.parametrize("hidden", ["hydra", "metaworld", "mujoco", "torch"])
+def test_the_doctor_survives_what_it_diagnoses(hidden, tmp_path):
+    """Without a package that everything else needs, there is a table that says so, and no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"HIDDEN = {{{hidden!r}}}\n{HIDE}"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "not installed" in done.stdout
+    assert "pip install -c constraints.txt" in done.stdout
+    assert f"broken: {hidden}" in done.stdout
 
 
 def test_a_missing_ffmpeg_is_a_warning(monkeypatch):

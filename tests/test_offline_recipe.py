@@ -254,3 +254,66 @@ def test_workers_end_with_their_parent(tmp_path):
     before = (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime
     time.sleep(1)
     assert (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime == before
+
+
+def test_the_report_of_an_unfinished_run_says_what_is_missing(tmp_path):
+    """A run that was stopped before anything was done has a report that says so."""
+    run = tmp_path / "begun"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefrl.recipes.offline.write_dataset", interrupt)
+        assert main(["train", *TINY, f"out={run}"]) == 130
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "&#x27;collect&#x27; is not finished" in page
+    assert "No policy was evaluated" in page
+
+
+def interrupt(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
+def test_data_of_another_environment_are_refused(tiny, tmp_path, capsys):
+    """Data whose sizes do not fit the environment are an error before anything is learned."""
+    out = tmp_path / "run"
+    words = ["recipe.comparisons=0", "recipe.arms=[bc]", "recipe.video_arms=[]"]
+    assert main(["train", f"dataset={tiny.path / 'dataset'}", *words, f"out={out}"]) == 1
+    assert "do not fit the environment" in capsys.readouterr().err
+    assert not (out / "score").exists()
+
+
+@pytest.mark.parametrize(
+    "word", ["recipe.episodes=0", "recipe.comparisons=-1", "recipe.arms=[bc,bc]", "recipe.arms=[best]"]
+)
+def test_impossible_numbers_are_refused_at_once(tmp_path, capsys, word):
+    """A value that cannot work is an error that names its key, and no run directory is made."""
+    assert main(["train", *TINY[:3], word, f"out={tmp_path / 'run'}"]) == 2
+    assert word.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_teacher_who_answered_is_recorded(tiny, tmp_path):
+    """With the labels of a dataset, the run names the teacher who made them, whatever teacher is configured."""
+    words = [word for word in TINY if not word.startswith("data.")]
+    run = train(tmp_path / "run", *words, f"dataset={tiny.path / 'dataset'}", "recipe.comparisons=0")
+    (teacher,) = run.result("label")["teachers"]
+    assert json.loads(teacher)["reward_per_step"] == pytest.approx(
+        json.loads(*tiny.result("label")["teachers"])["reward_per_step"]
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe.comparisons=0", "teacher=mistake"],
+        ["recipe.comparisons=0", "recipe.segment_length=5"],
+        ["recipe.arms=[aligned]", "baseline.lr=0.1"],
+        ["recipe.arms=[bc]", "agent.lr=0.1"],
+        ["recipe.evaluate_every=0", "recipe.curve_episodes=2"],
+    ],
+)
+def test_keys_without_effect_are_refused(tmp_path, capsys, words):
+    """A key that cannot change anything in this run is an error that says why."""
+    assert main(["train", "experiment=point", *words, f"out={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{words[1].partition('=')[0]} has no effect" in error
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,9 @@
 """Parts for the command line's tests: a recipe that notes what it was given, and the configs that name it."""
 
 import json
+import shutil
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +27,6 @@ defaults:
 seed: 0
 out: null
 dataset: null
-device: cpu
 threads: 1
 workers: null
 deterministic: true
@@ -36,12 +37,16 @@ CONFIGS = {
     "train": MAIN,
     "recipe/toy": "# A toy.\n_target_: toy_parts.ToyRecipe\n_partial_: true\nsteps: 3\nmode: plain\n",
     "recipe/slow": "_target_: toy_parts.SlowRecipe\n_partial_: true\n",
+    "recipe/failing": "_target_: toy_parts.FailingRecipe\n_partial_: true\nkind: disk\n",
     "env/toy": "_target_: toy_parts.make_env\n_partial_: true\nsize: 1\n",
     "agent/fast": "_target_: toy_parts.Agent\nlr: 0.1\nhidden: [8, 8]\n",
     "agent/slow": "_target_: toy_parts.Agent\nlr: 0.01\nhidden: [8, 8]\n",
     "agent/misspelt": "_target_: toy_parts.Agent\n_partial_: true\nlearningrate: 0.01\n",
     "agent/gone": "_target_: toy_parts.Nothing\n",
     "agent/evil": "_target_: os.system\ncommand: 'true'\n",
+    "agent/alias": "_target_: toy_parts.shutil.rmtree\npath: here\n",
+    "agent/torch": "_target_: torch.load\nf: evil.pt\n",
+    "agent/numpy": "_target_: numpy.load\nfile: evil.npy\nallow_pickle: true\n",
     "score/unused": "_target_: toy_parts.Agent\nlr: 0.1\n",
     "data/toy": "_target_: toy_parts.Agent\nlr: 0.1\n",
     "experiment/quick": "# @package _global_\n# Less of everything.\nseed: 5\nrecipe:\n  steps: 1\n",
@@ -49,6 +54,8 @@ CONFIGS = {
     "render": "arms: null\nout: null\n",
     "report": "# no keys\n",
     "resume": "workers: null\n",
+    "import": "out: ???\n",
+    "doctor": "out: .\nrendering: toy_parts.probe\n",
     "collect": "defaults:\n  - env: toy\n  - data: toy\n  - _self_\nseed: 0\nout: ???\n",
     "bench": "defaults:\n  - bench: ???\n  - _self_\n"
     "rows: null\nseeds: null\nout: null\nfresh: false\nmake_sides: false\n",
@@ -65,8 +72,17 @@ class Agent:
         self.lr, self.hidden = lr, hidden
 
 
-class ToyRecipe:
+class AllEffective:
+    """No key is without effect."""
+
+    def ineffective(self, key: str) -> str | None:
+        return None
+
+
+class ToyRecipe(AllEffective):
     """Notes what it was given."""
+
+    arms = ("aligned", "baseline", "dark")
 
     def __init__(
         self, *, env: Any, agent: Agent, baseline: Agent, steps: int, data: Any,
@@ -78,6 +94,7 @@ class ToyRecipe:
             "steps": steps,
             "seed": seed,
             "workers": workers,
+            "dataset": dataset,
         }
 
     def train(self, run: RunDirectory) -> None:
@@ -88,13 +105,28 @@ class ToyRecipe:
 
     def render(self, run: RunDirectory, *, arms: list[str] | None) -> Path | None:
         (run.path / "video.mp4").write_text(str(arms))
+        (run.path / "video.gif").write_text(f"gif of {arms}")
         return run.path / "video.mp4" if arms != ["dark"] else None
 
     def report(self, run: RunDirectory) -> Path:
         return run.path / "report.html"
 
 
-class SlowRecipe:
+class FailingRecipe(AllEffective):
+    """Raises what the operating system raises in the middle of a run."""
+
+    def __init__(self, *, kind: Literal["disk", "copy", "worker"]) -> None:
+        self.kind = kind
+
+    def train(self, run: RunDirectory) -> None:
+        full = OSError(28, "No space left on device", str(run.path / "metrics.jsonl"))
+        copied = shutil.Error([("from", "to", "[Errno 28] No space left on device")])
+        raise {"disk": full, "copy": copied, "worker": BrokenProcessPool("A child process terminated abruptly")}[
+            self.kind
+        ]
+
+
+class SlowRecipe(AllEffective):
     """Waits to be stopped."""
 
     def __init__(self, *, seed: int) -> None:
@@ -103,6 +135,11 @@ class SlowRecipe:
     def train(self, run: RunDirectory) -> None:
         print("ready", flush=True)
         time.sleep(60)
+
+
+def probe() -> list[tuple[str, bool, str]]:
+    """One GL backend that draws."""
+    return [("toy", True, "draws frames")]
 
 
 class ToyEnv(gym.Env):

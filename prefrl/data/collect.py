@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ import gymnasium as gym
 import numpy as np
 
 from prefrl.data.dataset import Episodes
-from prefrl.errors import InvalidData
+from prefrl.errors import InvalidData, PrefrlError
 from prefrl.protocols import Behavior, MakeEnv
 
-__all__ = ["BehaviorGroup", "collect_episodes", "episode_seeds"]
+__all__ = ["BehaviorGroup", "collect_episodes", "episode_seeds", "try_behaviors"]
 
 DEFAULT_FPS = 30.0  # for environments that do not say how fast they run
 
@@ -73,7 +74,8 @@ def collect_episodes(
         for group in behaviors:
             for number in range(group.episodes):
                 env_seed, rng = episode_seeds(seed, group.name, number)
-                done.append(_run_episode(env, group.policy, max_steps, env_seed, rng))
+                with _blamed_on(group, env):
+                    done.append(_run_episode(env, group.policy, max_steps, env_seed, rng))
                 seeds.append(env_seed)
                 if progress is not None:
                     progress(len(done), total)
@@ -92,6 +94,30 @@ def collect_episodes(
         env=description,
         fps=fps,
     )
+
+
+def try_behaviors(env: gym.Env, behaviors: Sequence[BehaviorGroup], *, seed: int) -> None:
+    """Let each behavior begin an episode and act once: one that cannot is an ``InvalidData`` with its name."""
+    for group in behaviors:
+        with _blamed_on(group, env):
+            observation, _ = env.reset(seed=seed)
+            group.policy.reset(env, np.random.default_rng(seed))
+            group.policy.act(observation)
+
+
+@contextmanager
+def _blamed_on(group: BehaviorGroup, env: gym.Env) -> Iterator[None]:
+    """What environments and behaviors raise, who cannot know our errors, says whose episode it was."""
+    try:
+        yield
+    except PrefrlError:
+        raise
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        where = env.spec.id if env.spec else type(env.unwrapped).__name__
+        raise InvalidData(
+            f"Behavior {group.name!r} failed in {where}: {error}. Choose behaviors that fit the environment "
+            "with data=…, or the environment that they are for with env=…"
+        ) from error
 
 
 def _check_groups(behaviors: Sequence[BehaviorGroup], max_steps: int) -> None:

@@ -12,7 +12,17 @@ from prefrl.data.preferences import Preferences
 from prefrl.errors import InvalidData
 from prefrl.protocols import Query, Teacher
 
-__all__ = ["label"]
+__all__ = ["answer_generator", "label"]
+
+
+def answer_generator(seed: int, answered: int) -> np.random.Generator:
+    """The generator for a dataset that holds ``answered`` answers: the same seed asks for other pairs each time.
+
+    >>> first, again, later = (answer_generator(0, answered).integers(1000) for answered in (0, 0, 50))
+    >>> bool(first == again), bool(first == later)
+    (True, False)
+    """
+    return np.random.default_rng([seed, answered])
 
 
 def label(

@@ -96,6 +96,19 @@ class Offline:
             if getattr(self, name) < minimum:
                 raise ConfigError(f"recipe.{name} must be >= {minimum}, but is {getattr(self, name)}.")
 
+    def ineffective(self, key: str) -> str | None:
+        """Why a key that the user set cannot change anything in this run; None if it can."""
+        head = key.partition(".")[0]
+        if self.comparisons == 0 and (head in ("teacher", "query") or key == "recipe.segment_length"):
+            return "recipe.comparisons=0 asks no teacher"
+        if head == "baseline" and "bc" not in self.arms:
+            return "recipe.arms has no bc"
+        if head == "agent" and set(self.arms) == {"bc"}:
+            return "recipe.arms has bc only"
+        if key == "recipe.curve_episodes" and self.evaluate_every == 0:
+            return "recipe.evaluate_every=0 draws no learning curve"
+        return None
+
     @property
     def settings(self) -> ArmSettings:
         return ArmSettings(**{name: getattr(self, name) for name in ArmSettings.__dataclass_fields__})
