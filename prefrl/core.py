@@ -213,6 +213,16 @@ class SegmentBatch:
         return replace(self, **moved)
 
 
+def _require_comparable(first: SegmentBatch, second: SegmentBatch) -> None:
+    """As many segments on both sides, of one observation and action size."""
+    if len(first) != len(second):
+        raise InvalidData(f"Comparisons: there are {len(first)} first segments, but {len(second)} second ones.")
+    for name in ("observations", "actions"):
+        one, two = (tuple(getattr(segments, name).shape[2:]) for segments in (first, second))
+        if one != two:
+            raise InvalidData(f"Comparisons: the {name} of first and second differ in size: {one} and {two}.")
+
+
 @dataclass(frozen=True)
 class Comparisons:
     """N answered comparisons.
@@ -233,10 +243,7 @@ class Comparisons:
                 f"Comparisons: first, second and p_first must have one length, but are {N}, {len(self.second)} "
                 f"and {tuple(self.p_first.shape)}."
             )
-        for name in ("observations", "actions"):
-            one, two = (tuple(getattr(s, name).shape[2:]) for s in (self.first, self.second))
-            if one != two:
-                raise InvalidData(f"Comparisons: the {name} of first and second differ in size: {one} and {two}.")
+        _require_comparable(self.first, self.second)
         require_probability("p_first", self.p_first)
         if self.rater is None:
             object.__setattr__(self, "rater", torch.zeros(N, dtype=torch.int64))
@@ -320,6 +327,7 @@ class AttributeComparisons:
                 f"AttributeComparisons: p_first and answered must be (N, M) = {expected}, but are "
                 f"{tuple(self.p_first.shape)} and {tuple(self.answered.shape)}."
             )
+        _require_comparable(self.first, self.second)
         require_probability("p_first", self.p_first[self.answered])
 
     def __len__(self) -> int:

@@ -8,12 +8,16 @@ can trust it. Within a stage, training continues from its last checkpoint.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,9 +44,10 @@ class RunDirectory:
     def create(cls, path: Path | str, *, config: str) -> RunDirectory:
         """Make a new run directory; ``config`` is the resolved YAML. A used folder is refused, and left as it is."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _is_new(path):
             raise RunDirectoryError(
-                f"{path} is already used. Continue it with `prefrl resume {path}`, or choose another with out=PATH."
+                f"{path} is already used. Continue it with `prefrl resume {shlex.quote(str(path))}`, "
+                "or choose another with out=PATH."
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -50,9 +55,9 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"Cannot make the run directory {path}: {error.strerror}. Choose another with out=PATH."
             ) from error
-        with atomic_path(path / "config.yaml") as temporary:
-            temporary.write_text(config, encoding="utf-8")
         write_json(path / "versions.json", versions())
+        with atomic_path(path / "config.yaml") as temporary:  # last: with it, the run can be resumed
+            temporary.write_text(config, encoding="utf-8")
         return cls(path)
 
     @classmethod
@@ -66,6 +71,18 @@ class RunDirectory:
         if found != RUN_VERSION:
             raise RunDirectoryError(f"{path} has run version {found!r}, expected {RUN_VERSION}: start a new run.")
         return cls(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """For the block, no other process may work in this run; a killed process lets go by itself."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"{self.path} is in use by another process. Wait for it, or stop it."
+                ) from error
+            yield
 
     def stage(self, name: str) -> Path:
         """The folder of a stage, for example ``arms/aligned``."""
@@ -87,6 +104,11 @@ class RunDirectory:
         return self.path / "stages" / f"{name.replace('/', '.')}.json"
 
 
+def _is_new(path: Path) -> bool:
+    """Empty, or holding only what a run leaves that was killed while it was made."""
+    return path.is_dir() and all(entry.name == "versions.json" or entry.suffix == ".tmp" for entry in path.iterdir())
+
+
 class MetricLogger:
     """Scalars by step, to ``metrics.jsonl`` (the source of truth) and TensorBoard events in the same folder.
 
@@ -104,7 +126,7 @@ class MetricLogger:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # heavy, and only here
 
-            self._events = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+            self._events = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def log(self, step: int, /, **scalars: float) -> None:
         """Write scalars; NaN or infinity is an error at once, never a silent training run."""
@@ -148,7 +170,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def versions() -> dict[str, Any]:
-    """What ran: package versions, Python, machine, and the git state of the working directory, if any."""
+    """What ran: package versions, Python, machine, and the git state of our source, if it is a checkout."""
     found = {}
     for package in REPORTED_PACKAGES:
         try:
@@ -165,13 +187,18 @@ def versions() -> dict[str, Any]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    here = Path(__file__).resolve().parent
+    """None where git does not track this file: an installed wheel may lie inside another project's checkout."""
+    here = Path(__file__).resolve()
     try:
-        commit, status = (
+        _, commit, status = (
             subprocess.run(
-                ["git", *command], cwd=here, capture_output=True, text=True, check=True, timeout=10
+                ["git", *command], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+            for command in (
+                ["ls-files", "--error-unmatch", here.name],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain"],
+            )
         )
     except (OSError, subprocess.SubprocessError):
         return None

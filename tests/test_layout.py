@@ -160,14 +160,9 @@ def test_public_names_exist(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_nothing_is_unpickled(module):
-    """No pickle, and none of the readers that unpickle; no device is named in library code."""
-    assert not {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"} & {top(n) for n in all_imports(module)}
+def test_no_device_is_named(module):
+    """Whether something runs on a GPU is decided by the caller's tensors."""
     for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in {"torch.load", "torch.save", "th.load", "pd.read_pickle"}, called
-            assert not any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords)
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert node.value.partition(":")[0] != "cuda"
 

@@ -21,7 +21,6 @@ from prefrl.evaluation.plots import (
     learning_curves,
     return_scatter,
     success_bars,
-    write_png,
 )
 from prefrl.evaluation.report import Picture, Report, RewardModel, Table, Video, policy_row, write_report
 
@@ -261,9 +260,3 @@ def test_plots_refuse_nan():
         learning_curves([Curve("loss", [0, 1], [1.0, np.nan])], title="", xlabel="", ylabel="")
     with pytest.raises(InvalidData, match="learned returns"):
         return_scatter(np.zeros(2), np.array([0.0, np.inf]))
-
-
-def test_pictures_are_saved_whole(tmp_path):
-    """The file holds the bytes."""
-    write_png(tmp_path / "plots" / "a.png", PNG)
-    assert (tmp_path / "plots" / "a.png").read_bytes() == PNG

@@ -12,7 +12,6 @@ from prefrl.evaluation.rollout import (
     PolicyBehavior,
     act_in_rows,
     episode_seeds,
-    require_same_episodes,
     rollout,
 )
 
@@ -179,11 +178,3 @@ def test_environments_are_closed_even_after_an_error():
         rollout(Formula(lambda o: o[:, :1] * torch.nan), make, episodes=3, seed=0, max_steps=5, num_envs=3)
     assert len(made) == 3
     assert not any(env.open for env in made)
-
-
-def test_pairing_needs_the_same_episodes():
-    """Rollouts with different seeds cannot be compared episode by episode."""
-    a, b = (rollout(Network(), Walk, episodes=3, seed=seed, max_steps=5) for seed in (0, 1))
-    require_same_episodes(a, a)
-    with pytest.raises(InvalidData, match="different episode seeds"):
-        require_same_episodes(a, b)

@@ -145,3 +145,21 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
         log.log(4, loss=0.25)
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(1, 0.5), (4, 0.25)]
+
+
+def test_a_run_killed_while_it_was_made_can_be_made_again(tmp_path):
+    """A folder with nothing but versions.json and a temporary file is as good as new."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "versions.json").write_text("{}")
+    (tmp_path / "run" / ".config.yaml.abc.tmp").write_text("half")
+    run = RunDirectory.create(tmp_path / "run", config="seed: 0\n")
+    assert RunDirectory.open(run.path).path == run.path
+
+
+def test_one_process_at_a_time(tmp_path):
+    """While one works in a run, another is refused; afterwards it is not."""
+    run = RunDirectory.create(tmp_path / "run", config="seed: 0\n")
+    with run.lock(), pytest.raises(RunDirectoryError, match="in use"), RunDirectory.open(run.path).lock():
+        pass
+    with run.lock():
+        pass

@@ -16,6 +16,7 @@ import numpy as np
 
 from prefrl.benchmarks.cells import Cell, CellResult, code_version, run_cells
 from prefrl.errors import ConfigError
+from prefrl.evaluation.intervals import nested_bootstrap
 from prefrl.progress import progress_bars
 
 __all__ = ["GROUPS", "run"]
@@ -145,13 +146,10 @@ def _row(
     values: np.ndarray,
     mine: Sequence[CellResult],
     rng: np.random.Generator,
-    bar: float | None = None,
 ) -> dict[str, Any]:
-    low, high = seed_interval(values, rng)
-    value = float(values.mean())
+    mean = nested_bootstrap(values, rng=rng)
     return {
-        "id": id, "what": what, "value": value, "low": low, "high": high, "bar": bar,
-        "holds": None if bar is None else value >= bar,
+        "id": id, "what": what, "value": mean.value, "low": mean.low, "high": mean.high, "bar": None, "holds": None,
         "seeds": [r.cell.seed for r in mine], "seconds": sum(r.seconds for r in mine),
     }  # fmt: skip
 
@@ -161,13 +159,3 @@ def _summary(id: str, what: str, value: float, bar: float, results: Sequence[Cel
         "id": id, "what": what, "value": value, "low": None, "high": None, "bar": bar, "holds": value >= bar,
         "seeds": sorted({r.cell.seed for r in results}), "seconds": sum(r.seconds for r in results),
     }  # fmt: skip
-
-
-def seed_interval(values: np.ndarray, rng: np.random.Generator, *, repetitions: int = 2000) -> tuple[float, float]:
-    """95 % interval of the mean of (seeds, episodes): seeds are resampled, then episodes within each."""
-    S, E = values.shape
-    chosen = rng.integers(S, size=(repetitions, S, 1))
-    within = rng.integers(E, size=(repetitions, S, E))
-    means = values[chosen, within].mean((1, 2))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)

@@ -43,10 +43,10 @@ def read_table(path: Path, schema: pa.Schema, *, version: tuple[str, str] | None
         found = (table.schema.metadata or {}).get(key.encode(), b"none").decode(errors="replace")
         if found != expected:
             raise DamagedFile(f"{path} has {key} {found}, expected {expected}. Read it with the prefrl that wrote it.")
-    return _cast(path, table, schema)
+    return _checked_columns(path, table, schema)
 
 
-def _cast(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _checked_columns(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
     for field in schema:
         count = table.column_names.count(field.name)
         found = table.schema.field(field.name).type if count == 1 else f"there {count} times"

@@ -23,6 +23,7 @@ __all__ = [
     "iqm",
     "mean",
     "median",
+    "nested_bootstrap",
     "optimality_gap",
     "paired_difference",
     "performance_profile",
@@ -172,6 +173,8 @@ def paired_difference(
 ) -> Estimate:
     """Mean of first − second over (E,) episodes with the same seeds, with its interval.
 
+    Yes/no outcomes whose differences are all equal give the bootstrap no width; there the exact bound of
+    ``success_interval``, on the share of pairs that differ, takes its place.
     Pairs are resampled together. What both find hard cancels, so the interval is narrower than that of two
     independent samples.
 
@@ -181,9 +184,34 @@ def paired_difference(
     first, second = (np.asarray(x, dtype=np.float64) for x in (first, second))
     if first.shape != second.shape or first.ndim != 1:
         raise InvalidData(f"Pairs need two equal shapes (E,), but have {first.shape} and {second.shape}.")
+    difference = first - second
+    binary = np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()
+    if binary and len(difference) and np.ptp(difference) == 0:
+        share = success_interval(np.abs(difference), confidence=confidence, rng=rng)  # of pairs that differ
+        value, most = float(difference[0]), float(share.high)
+        return (
+            Estimate(value, float(share.low), 1.0)
+            if value > 0
+            else (Estimate(value, -1.0, -float(share.low)) if value < 0 else Estimate(0.0, -most, most))
+        )
     return stratified_bootstrap(
         (first - second)[:, None], mean, repetitions=repetitions, confidence=confidence, rng=rng
     )
+
+
+def nested_bootstrap(
+    values: np.ndarray, *, repetitions: int = 2000, confidence: float = 0.95, rng: np.random.Generator
+) -> Estimate:
+    """Mean of (S seeds, E episodes) with its interval: seeds are resampled, then episodes within each.
+
+    >>> nested_bootstrap(np.ones((3, 5)), rng=np.random.default_rng(0)).low
+    1.0
+    """
+    values = _checked(values)
+    S, E = values.shape
+    seeds = rng.integers(S, size=(repetitions, S, 1))
+    episodes = rng.integers(E, size=(repetitions, S, E))
+    return _percentile(np.float64(values.mean()), values[seeds, episodes].mean((1, 2)), confidence)
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -19,7 +18,6 @@ from matplotlib.figure import Figure
 
 from prefrl.core import require_finite
 from prefrl.evaluation.intervals import Estimate
-from prefrl.files import atomic_path
 
 __all__ = [
     "COLORS",
@@ -29,7 +27,6 @@ __all__ = [
     "learning_curves",
     "return_scatter",
     "success_bars",
-    "write_png",
 ]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#6A51A3", "#7F7F7F")
@@ -167,12 +164,6 @@ def calibration_curve(
         below.set(xlabel="predicted P(first is preferred)", ylabel="pairs")
         below.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(2, integer=True))
         return _png(figure)
-
-
-def write_png(path: Path | str, png: bytes) -> None:
-    """Save a picture atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png)
 
 
 def _correlations(true: np.ndarray, learned: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from prefrl.core import require_finite
 from prefrl.errors import InvalidData
 from prefrl.protocols import MakeEnv, Policy
 
-__all__ = ["PolicyBehavior", "Rollouts", "act_in_rows", "episode_seeds", "require_same_episodes", "rollout"]
+__all__ = ["PolicyBehavior", "Rollouts", "act_in_rows", "episode_seeds", "rollout"]
 
 ROWS = 16  # observations per call of the policy
 
@@ -161,9 +161,3 @@ class PolicyBehavior:
         """(D,) -> (A,) float32."""
         row = np.asarray(observation, dtype=np.float32)[None]
         return act_in_rows(self.policy, row, device=self.device)[0]
-
-
-def require_same_episodes(first: Rollouts, second: Rollouts) -> None:
-    """Raise ``InvalidData`` unless both were measured on the same episodes, as paired differences need."""
-    if not np.array_equal(first.seeds, second.seeds):
-        raise InvalidData("These rollouts have different episode seeds: evaluate both with the same seed and episodes.")

@@ -116,7 +116,7 @@ class Offline:
     def train(self, run: RunDirectory) -> None:
         """Run every unfinished stage, print the table, leave videos and ``report.html``."""
         torch.use_deterministic_algorithms(self.deterministic)
-        with progress_bars() as bars:
+        with run.lock(), progress_bars() as bars:
             episodes = self.collect(run, bars)
             self.ask(run, episodes)
             score = self.learn_score(run, episodes, bars)
