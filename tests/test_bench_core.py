@@ -26,7 +26,7 @@ def test_a_row_without_its_side_environment_is_skipped(tmp_path):
     """It says why, and never that its bar holds."""
     rows = core.run(iql=Still, seeds=1, sides=str(tmp_path))
     assert [row["id"] for row in rows] == ["reward_32", "reward_256", "relabel", "pairs", "pairs_cut", "iql"]
-    assert [row["bar"] for row in rows] == [7.0, 2.0, 1.5, 50.0, 1.5]
+    assert [row["bar"] for row in rows] == [7.0, 2.0, 1.5, 50.0, None, 1.5]
     for row in rows:
         assert "make_sides=true" in row["holds"]
         assert row["value"] is None

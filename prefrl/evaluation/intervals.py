@@ -185,15 +185,13 @@ def paired_difference(
     if first.shape != second.shape or first.ndim != 1:
         raise InvalidData(f"Pairs need two equal shapes (E,), but have {first.shape} and {second.shape}.")
     difference = first - second
-    binary = np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()
-    if binary and len(difference) and np.ptp(difference) == 0:
-        share = success_interval(np.abs(difference), confidence=confidence, rng=rng)  # of pairs that differ
-        value, most = float(difference[0]), float(share.high)
-        return (
-            Estimate(value, float(share.low), 1.0)
-            if value > 0
-            else (Estimate(value, -1.0, -float(share.low)) if value < 0 else Estimate(0.0, -most, most))
-        )
+    yes_no = bool(np.isin([first, second], (0, 1)).all())
+    if yes_no and len(difference) and np.ptp(difference) == 0:
+        value = float(difference[0])
+        share = success_interval(np.abs(difference), confidence=confidence, rng=rng)  # of the pairs that differ
+        inner, outer = float(share.low), float(share.high)
+        low, high = {0.0: (-outer, outer), 1.0: (inner, 1.0), -1.0: (-1.0, -inner)}[value]
+        return Estimate(value, low, high)
     return stratified_bootstrap(
         (first - second)[:, None], mean, repetitions=repetitions, confidence=confidence, rng=rng
     )
