@@ -165,7 +165,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float) -> None:
         raise OSError("ffmpeg wrote nothing (is the disk full?)")
 
 
-def write_gif(path: Path | str, frames: np.ndarray, fps: float, *, max_width: int = 480, colors: int = 64) -> None:
+def write_gif(path: Path | str, frames: np.ndarray, fps: float, *, max_width: int = 720, colors: int = 64) -> None:
     """Write frames (T, H, W, 3) as a small looping gif, atomically: at most ``max_width`` wide."""
     _require_frames(frames)
     _, H, W, _ = frames.shape
