@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefrl.errors import ConfigError
-from prefrl.linear import linear
+from prefrl.linear import linear, stacked_mlp
 
 __all__ = ["MLP", "StackedMLP", "initialize_", "polyak_"]
 
@@ -94,19 +93,14 @@ class StackedMLP(nn.Module):
                 initialize_(weight[member], bias[member, 0], init, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = x.expand(self.members, *x.shape[-2:])
-        return torch.stack([self._member(n, one) for n, one in enumerate(inputs)])
-
-    def _member(self, n: int, x: Tensor) -> Tensor:
-        """(B, in) → (B, out) by member n: one product a member is faster than a batched one on CPUs."""
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = linear(x, weight[n], bias[n, 0])
-            if i < last and len(self.norm_weights):
-                x = F.layer_norm(x, x.shape[-1:], self.norm_weights[i][n, 0], self.norm_biases[i][n, 0])
-            if i < last:
-                x = torch.relu_(x)
-        return x
+        norms = zip(self.norm_weights, self.norm_biases, strict=True)
+        return stacked_mlp(
+            x.expand(self.members, *x.shape[-2:]),
+            list(self.weights),
+            [bias.squeeze(1) for bias in self.biases],
+            activation=torch.relu_,
+            norms=[(weight.squeeze(1), bias.squeeze(1)) for weight, bias in norms],
+        )
 
 
 def polyak_(target: Sequence[Tensor], source: Sequence[Tensor], rate: float) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from agents.networks import MLP
 from prefrl.core import SegmentBatch, Transitions
-from prefrl.errors import ConfigError, DamagedFile, InvalidData
+from prefrl.errors import ConfigError, InvalidData
 
 __all__ = [
     "POLICIES",
@@ -32,8 +32,6 @@ __all__ = [
     "masked_log_prob",
     "normal_log_prob",
     "observation_statistics",
-    "policy_from_state",
-    "policy_state",
 ]
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # the authors' IQL: learner.py (log_std_min) and policy.py (LOG_STD_MAX)
@@ -97,7 +95,6 @@ class SquashedMeanPolicy(nn.Module):
         super().__init__()
         low, high = (torch.as_tensor(np.asarray(x, dtype=np.float32)) for x in (action_low, action_high))
         _require_box(low, high)
-        self.hidden = tuple(hidden)
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         self.register_buffer(
@@ -106,11 +103,6 @@ class SquashedMeanPolicy(nn.Module):
         self.register_buffer("std", torch.ones(observation_dim) if observation_std is None else observation_std.clone())
         generator = torch.Generator().manual_seed(seed)
         self.network = MLP([observation_dim, *hidden, heads * len(low)], generator=generator)
-
-    def arguments(self) -> dict[str, Any]:
-        """Plain constructor arguments: with the state dict, all that is needed to make this policy again."""
-        box = {"action_low": self.low.tolist(), "action_high": self.high.tolist()}
-        return {"observation_dim": len(self.mean), "hidden": list(self.hidden), **box}
 
     def normalize(self, observations: Tensor) -> Tensor:
         """(…, D) → (…, D): z = (s − mean) / std."""
@@ -171,9 +163,6 @@ class GaussianPolicy(SquashedMeanPolicy):
         else:
             self.log_std = nn.Parameter(torch.zeros(len(self.low)))
 
-    def arguments(self) -> dict[str, Any]:
-        return {**super().arguments(), "state_dependent_std": self.state_dependent_std}
-
     def distribution(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
         output = self.network(normalized)
         mean, log_std = output.chunk(2, -1) if self.state_dependent_std else (output, self.log_std)
@@ -196,11 +185,7 @@ class DeterministicPolicy(SquashedMeanPolicy):
                 f"DeterministicPolicy: std must be > 0 (in units of half the action range), but is {std}."
             )
         super().__init__(**arguments)
-        self.fixed_std = std
         self.register_buffer("log_std", torch.tensor(math.log(std)))
-
-    def arguments(self) -> dict[str, Any]:
-        return {**super().arguments(), "std": self.fixed_std}
 
     def distribution(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
         mean = torch.tanh(self.network(normalized))
@@ -245,25 +230,6 @@ def make_policy(
         seed=seed,
     )
     return made.to(data.observations.device)
-
-
-def policy_state(policy: SquashedMeanPolicy) -> dict[str, Any]:
-    """A policy as nested plain values, for ``prefrl.files.save_checkpoint``."""
-    kind = {cls: name for name, cls in POLICIES.items()}.get(type(policy))
-    if kind is None:
-        raise ConfigError(f"{type(policy).__name__} cannot be kept as plain values; these can: {', '.join(POLICIES)}.")
-    return {"kind": kind, "arguments": policy.arguments(), "parameters": policy.state_dict()}
-
-
-def policy_from_state(state: dict[str, Any]) -> SquashedMeanPolicy:
-    """The inverse of ``policy_state``."""
-    if state.get("kind") not in POLICIES:
-        raise DamagedFile(
-            f"Not a policy's state: kind is {state.get('kind')!r}, expected one of {', '.join(POLICIES)}."
-        )
-    policy = POLICIES[state["kind"]](**state["arguments"])
-    policy.load_state_dict(state["parameters"])
-    return policy
 
 
 def _require_box(low: Tensor, high: Tensor) -> None:

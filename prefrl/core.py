@@ -213,14 +213,14 @@ class SegmentBatch:
         return replace(self, **moved)
 
 
-def _require_comparable(first: SegmentBatch, second: SegmentBatch) -> None:
-    """As many segments on both sides, of one observation and action size."""
+def _require_comparable(name: str, first: SegmentBatch, second: SegmentBatch) -> None:
+    """As many segments on both sides, of one observation and action size; ``name`` is whose they are."""
     if len(first) != len(second):
-        raise InvalidData(f"Comparisons: there are {len(first)} first segments, but {len(second)} second ones.")
-    for name in ("observations", "actions"):
-        one, two = (tuple(getattr(segments, name).shape[2:]) for segments in (first, second))
+        raise InvalidData(f"{name}: there are {len(first)} first segments, but {len(second)} second ones.")
+    for part in ("observations", "actions"):
+        one, two = (tuple(getattr(segments, part).shape[2:]) for segments in (first, second))
         if one != two:
-            raise InvalidData(f"Comparisons: the {name} of first and second differ in size: {one} and {two}.")
+            raise InvalidData(f"{name}: the {part} of first and second differ in size: {one} and {two}.")
 
 
 @dataclass(frozen=True)
@@ -238,12 +238,9 @@ class Comparisons:
 
     def __post_init__(self) -> None:
         N = len(self.first)
-        if len(self.second) != N or self.p_first.shape != (N,):
-            raise InvalidData(
-                f"Comparisons: first, second and p_first must have one length, but are {N}, {len(self.second)} "
-                f"and {tuple(self.p_first.shape)}."
-            )
-        _require_comparable(self.first, self.second)
+        _require_comparable("Comparisons", self.first, self.second)
+        if self.p_first.shape != (N,):
+            raise InvalidData(f"Comparisons: p_first must be {(N,)}, but is {tuple(self.p_first.shape)}.")
         require_probability("p_first", self.p_first)
         if self.rater is None:
             object.__setattr__(self, "rater", torch.zeros(N, dtype=torch.int64))
@@ -321,13 +318,13 @@ class AttributeComparisons:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        _require_comparable("AttributeComparisons", self.first, self.second)
         expected = (len(self.first), len(self.names))
         if self.p_first.shape != expected or self.answered.shape != expected:
             raise InvalidData(
                 f"AttributeComparisons: p_first and answered must be (N, M) = {expected}, but are "
                 f"{tuple(self.p_first.shape)} and {tuple(self.answered.shape)}."
             )
-        _require_comparable(self.first, self.second)
         require_probability("p_first", self.p_first[self.answered])
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from prefrl.errors import InvalidData, RunDirectoryError
+from prefrl.errors import InvalidData, PrefrlError, RunDirectoryError
 from prefrl.files import atomic_path, read_json, write_json
 
 __all__ = ["MetricLogger", "RunDirectory", "read_metrics", "versions"]
@@ -106,13 +106,16 @@ class RunDirectory:
 
 def _is_new(path: Path) -> bool:
     """Empty, or holding only what a run leaves that was killed while it was made."""
-    return path.is_dir() and all(entry.name == "versions.json" or entry.suffix == ".tmp" for entry in path.iterdir())
+    return path.is_dir() and all(
+        entry.is_file() and (entry.name == "versions.json" or (entry.name.startswith(".") and entry.suffix == ".tmp"))
+        for entry in path.iterdir()
+    )
 
 
 class MetricLogger:
     """Scalars by step, to ``metrics.jsonl`` (the source of truth) and TensorBoard events in the same folder.
 
-    On resume, lines after ``resume_step`` are cut off first, so that no step stands twice.
+    Lines and events after ``resume_step`` are cut off first, so that no step stands twice.
     """
 
     def __init__(self, folder: Path, *, resume_step: int = 0, tensorboard: bool = True) -> None:
@@ -126,6 +129,7 @@ class MetricLogger:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # heavy, and only here
 
+            # also without a checkpoint: a run killed before its first one has left events
             self._events = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def log(self, step: int, /, **scalars: float) -> None:
@@ -137,16 +141,31 @@ class MetricLogger:
                     f"{self._path}: {name} became {value} at step {step}. "
                     "Lower the learning rate, or check the rewards."
                 )
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        with self._writing():
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            if self._events is not None:
+                for name, value in values.items():
+                    self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        with self._writing():
+            try:
+                self._file.close()  # tries again to write what a full disk refused
+            finally:
+                if self._events is not None:
+                    self._events.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk is an error that names the file."""
+        try:
+            yield
+        except OSError as error:
+            raise PrefrlError(
+                f"Cannot write {self._path} or the events beside it: {error.strerror or error}. "
+                "Free space, then continue with `prefrl resume`."
+            ) from error
 
     def __enter__(self) -> MetricLogger:
         return self

@@ -82,6 +82,7 @@ FIT = core._fit
 def test_our_speeds_are_measured():
     """Every kind of work of ours runs and has a finite, positive speed."""
     speeds = [FIT((8,), 8, 1, 0), core._relabel((8,), 10_000, 0), core._iql(Still, 300, 0, transitions=64)]
+    speeds += [core._pairs(20, 0, cut=True), core._pairs(20, 0, cut=False)]
     assert np.isfinite(speeds).all()
     assert min(speeds) > 0
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import attribute_comparisons, comparisons, rankings, segment_batches, segment_lists
 
 from prefrl.core import (
+    AttributeComparisons,
     Comparisons,
     Rankings,
     Segment,
@@ -148,6 +149,23 @@ def test_comparisons_need_one_observation_size():
         Comparisons(small, large, torch.tensor([1.0]))
     with pytest.raises(InvalidData, match="observation sizes"):
         SegmentBatch.from_segments([Segment(torch.zeros(3, D), torch.zeros(2, 1)) for D in (4, 5)])
+
+
+def segments(*, count=1, D=4, A=1):
+    return SegmentBatch(torch.zeros(count, 3, D), torch.zeros(count, 2, A), torch.ones(count, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [({"count": 2}, r"1 first segments, but 2 second"), ({"D": 5}, r"observations.*\(5,\)"), ({"A": 2}, r"actions.*\(2,\)")],
+)
+def test_both_sides_of_any_comparison_fit(second, message):
+    """As many segments, of one observation and one action size, for plain and for attribute comparisons."""
+    sides = segments(), segments(**second)
+    with pytest.raises(InvalidData, match=f"^Comparisons: .*{message}"):
+        Comparisons(*sides, torch.ones(1))
+    with pytest.raises(InvalidData, match=f"^AttributeComparisons: .*{message}"):
+        AttributeComparisons(*sides, torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), ("speed",))
 
 
 @pytest.mark.parametrize(

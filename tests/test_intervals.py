@@ -210,6 +210,8 @@ def test_pairing_cancels_what_both_find_hard():
             ValueError,
             "repetitions",
         ),
+        (lambda: nested_bootstrap(np.ones(3), rng=rng()), InvalidData, "S seeds, E episodes"),
+        (lambda: nested_bootstrap(np.ones((2, 3)), repetitions=0, rng=rng()), ValueError, "repetitions"),
         (lambda: success_interval(np.array([0.5]), rng=rng()), InvalidData, "yes/no"),
         (lambda: success_interval(np.array([]), rng=rng()), InvalidData, "at least one"),
         (lambda: paired_difference(np.ones(3), np.ones(4), rng=rng()), InvalidData, "equal shapes"),
@@ -232,10 +234,24 @@ def test_unanimous_pairs_are_not_certain():
     better, worse, equal = (paired_difference(*pair, rng=rng) for pair in ((ones, zeros), (zeros, ones), (ones, ones)))
     bound = 0.025 ** (1 / 20)
     assert (better.value, better.high) == (1, 1)
-    assert better.low == pytest.approx(bound)
+    assert better.low == pytest.approx(2 * bound - 1)  # the pairs not seen may go the other way
     assert (worse.value, worse.low, worse.high) == (-1, -1, -better.low)
     assert equal.value == 0
     assert (equal.low, equal.high) == (pytest.approx(bound - 1), pytest.approx(1 - bound))
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0.9, 0.1), (0.95, 0.05), (0.9, 0.0), (0.02, 0.02)])
+def test_intervals_of_few_pairs_cover_the_difference(wins, losses):
+    """P(unanimous and missed) ≤ 2.5 %: intervals of 20 pairs hold wins − losses, also where pairs rarely disagree."""
+    generator, unanimous, missed = np.random.default_rng(3), 0, 0
+    for draw in generator.random((400, 20)):
+        first, second = (draw < wins).astype(float), ((draw >= wins) & (draw < wins + losses)).astype(float)
+        found = paired_difference(first, second, repetitions=1, rng=generator)
+        if np.ptp(first - second) == 0:
+            unanimous += 1
+            missed += not found.low <= wins - losses <= found.high
+    assert unanimous > 10
+    assert missed / 400 <= 0.025
 
 
 def test_nested_bootstrap_covers_the_mean():

@@ -13,8 +13,6 @@ from agents.policies import (
     GaussianPolicy,
     make_policy,
     observation_statistics,
-    policy_from_state,
-    policy_state,
 )
 from prefrl.core import SegmentBatch, Transitions
 from prefrl.errors import ConfigError, DamagedFile, InvalidData
@@ -193,25 +191,8 @@ def test_std_has_a_floor():
     assert std.item() == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (GaussianPolicy, {}),
-        (GaussianPolicy, {"state_dependent_std": True}),
-        (DeterministicPolicy, {"std": 0.1}),
-    ],
-)
-def test_a_policy_survives_a_file(kind, options, tmp_path):
-    """policy_state → file → policy_from_state gives the same actions and log-probs, bitwise."""
-    policy, segments = make(kind, **options), random_segments()
-    save_checkpoint(tmp_path / "policy.safetensors", policy_state(policy))
-    again = policy_from_state(load_checkpoint(tmp_path / "policy.safetensors"))
-    assert torch.equal(again.act(segments.start_observations), policy.act(segments.start_observations))
-    assert torch.equal(again.log_prob(segments), policy.log_prob(segments))
-
-
 def test_refusals():
-    """An unbounded or empty box, an unknown kind, a std of 0 and a foreign state are named errors."""
+    """An unbounded or empty box, an unknown kind and a std of 0 are named errors."""
     for low, high in [([-np.inf], [1.0]), ([1.0], [1.0]), ([0.0, 0.0], [1.0])]:
         with pytest.raises(InvalidData, match="action box"):
             GaussianPolicy(observation_dim=1, action_low=low, action_high=high)
@@ -221,5 +202,3 @@ def test_refusals():
         make_policy("gausian", data=data, **box, hidden=(4,), normalize_observations=True, std_floor=0.01, seed=0)
     with pytest.raises(ConfigError, match="std must be > 0"):
         make(DeterministicPolicy, std=0.0)
-    with pytest.raises(DamagedFile, match="kind is 'other'"):
-        policy_from_state({"kind": "other"})

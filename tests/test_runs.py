@@ -1,12 +1,14 @@
 """Run directories: what is kept, what is refused, what a resume may trust."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prefrl import files
+from prefrl import files, runs
 from prefrl.errors import DamagedFile, InvalidData, PrefrlError, RunDirectoryError
 from prefrl.runs import MetricLogger, RunDirectory, read_metrics, versions
 
@@ -154,6 +156,102 @@ def test_a_run_killed_while_it_was_made_can_be_made_again(tmp_path):
     (tmp_path / "run" / ".config.yaml.abc.tmp").write_text("half")
     run = RunDirectory.create(tmp_path / "run", config="seed: 0\n")
     assert RunDirectory.open(run.path).path == run.path
+
+
+@pytest.mark.parametrize("written", ["versions.json", "config.yaml"])
+def test_a_run_is_new_until_all_of_it_is_there(written, tmp_path, monkeypatch):
+    """A kill at either of its two files leaves a folder that is no run yet, and may become one."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path):
+        if path.name.startswith(f".{written}."):
+            raise Killed
+
+    def killing(path, *arguments, real=os.replace):
+        kill(Path(path))
+        real(path, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killing)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
+        RunDirectory.create(tmp_path / "run", config="")
+    assert any(file.suffix == ".tmp" for file in (tmp_path / "run").iterdir())
+    with pytest.raises(RunDirectoryError, match="not a run directory"):
+        RunDirectory.open(tmp_path / "run")
+    assert RunDirectory.open(RunDirectory.create(tmp_path / "run", config="").path)
+
+
+@pytest.mark.parametrize("name", ["notes.tmp", "versions.json/mine", ".hidden"])
+def test_only_leftovers_of_a_run_count_as_new(name, tmp_path):
+    """A file that somebody else may have put there makes the folder a used one."""
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(RunDirectoryError, match="already used"):
+        RunDirectory.create(tmp_path / "run", config="")
+
+
+def test_a_kill_before_the_first_checkpoint_leaves_no_point_twice(tmp_path):
+    """A stage that starts anew purges the events of its first attempt, as it drops their lines."""
+    with MetricLogger(tmp_path) as log:
+        for step in (1, 2, 3):
+            log.log(step, loss=step)
+    (old,) = tmp_path.glob("events.out.*")
+    old.rename(tmp_path / "events.out.tfevents.0000000001.first")  # files are read in the order of their time
+    with MetricLogger(tmp_path) as log:
+        log.log(1, loss=10)
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(1, 10)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_named_while_logging(tmp_path):
+    """The error says which file, and what to do; leaving the block says no other."""
+    log = MetricLogger(tmp_path, tensorboard=False)
+    log._file.close()
+    log._file = open("/dev/full", "w")  # noqa: SIM115 (the logger closes it)
+    with pytest.raises(PrefrlError, match=r"metrics\.jsonl.*No space left.*prefrl resume"), log:
+        log.log(1, loss=0.5)
+    assert log._file.closed
+
+
+def test_events_that_cannot_be_written_are_named(tmp_path):
+    """TensorBoard's own writer on a full disk: the same error."""
+
+    class Full:
+        def add_scalar(self, *_):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    with MetricLogger(tmp_path, tensorboard=False) as log:
+        log._events = Full()
+        with pytest.raises(PrefrlError, match=r"metrics\.jsonl or the events.*No space left"):
+            log.log(1, loss=0.5)
+
+
+def test_the_git_state_is_that_of_our_own_source(tmp_path, monkeypatch):
+    """Untracked files in another project's checkout, as of a wheel in its .venv, have none; tracked ones have."""
+    source = tmp_path / ".venv" / "prefrl" / "runs.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    monkeypatch.setattr(runs, "__file__", str(source))
+
+    def git(*words):
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    assert versions()["git"] is None
+    git("add", ".")
+    git("commit", "-m", "ours")
+    state = versions()["git"]
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
 
 
 def test_one_process_at_a_time(tmp_path):

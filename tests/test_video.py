@@ -201,3 +201,16 @@ def test_no_picture_is_a_clear_error(broken):
     """Where nothing draws, the error says so and points to the doctor; it is not a crash of the run."""
     with pytest.raises(VideoUnavailable, match="No video"):
         render_episode(PolicyBehavior(Right()), lambda **k: Dot(broken=broken, **k), seed=0, max_steps=5)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_episode_can_end_after_its_success(after):
+    """The frames are those of the whole episode, up to so many steps after the first success."""
+    whole, _ = render_episode(PolicyBehavior(Right()), Dot, seed=3, max_steps=30)
+    shown, success = render_episode(PolicyBehavior(Right()), Dot, seed=3, max_steps=30, after_success=after)
+    env = Dot(seed=3)
+    env.reset(seed=3)
+    first = next(step for step in range(1, 26) if env.step(np.ones(1))[4]["success"])
+    assert success
+    assert len(shown) == 1 + first + after
+    assert (shown == whole[: len(shown)]).all()

@@ -173,10 +173,13 @@ def paired_difference(
 ) -> Estimate:
     """Mean of first − second over (E,) episodes with the same seeds, with its interval.
 
-    Yes/no outcomes whose differences are all equal give the bootstrap no width; there the exact bound of
-    ``success_interval``, on the share of pairs that differ, takes its place.
     Pairs are resampled together. What both find hard cancels, so the interval is narrower than that of two
     independent samples.
+
+    Yes/no outcomes whose differences are all equal give the bootstrap no width; there the bound is exact. Let
+    [l, u] be ``success_interval`` of the share of pairs that differ. If none does, the difference is within
+    ±u. If all do, and the same way, as many as 1 − l of all pairs may go the other way: l − (1 − l) is the
+    lower end.
 
     >>> paired_difference(np.array([1.0, 2.0]), np.array([0.0, 1.0]), rng=np.random.default_rng(0)).value
     1.0
@@ -189,33 +192,38 @@ def paired_difference(
     if yes_no and len(difference) and np.ptp(difference) == 0:
         value = float(difference[0])
         share = success_interval(np.abs(difference), confidence=confidence, rng=rng)  # of the pairs that differ
-        inner, outer = float(share.low), float(share.high)
-        low, high = {0.0: (-outer, outer), 1.0: (inner, 1.0), -1.0: (-1.0, -inner)}[value]
+        most, least = float(share.high), 2 * float(share.low) - 1
+        low, high = {0.0: (-most, most), 1.0: (least, 1.0), -1.0: (-1.0, -least)}[value]
         return Estimate(value, low, high)
-    return stratified_bootstrap(
-        (first - second)[:, None], mean, repetitions=repetitions, confidence=confidence, rng=rng
-    )
+    return stratified_bootstrap(difference[:, None], mean, repetitions=repetitions, confidence=confidence, rng=rng)
 
 
 def nested_bootstrap(
     values: np.ndarray, *, repetitions: int = 2000, confidence: float = 0.95, rng: np.random.Generator
 ) -> Estimate:
-    """Mean of (S seeds, E episodes) with its interval: seeds are resampled, then episodes within each.
+    """Mean of (S seeds, E episodes) with its percentile interval, over training seeds and episodes at once.
 
-    >>> nested_bootstrap(np.ones((3, 5)), rng=np.random.default_rng(0)).low
-    1.0
+    Two levels (Davison and Hinkley 1997, "Bootstrap methods and their application", §3.8): S seeds are drawn
+    with replacement, then E episodes within each. Episodes of one seed share a policy, so resampling all
+    S·E as if they were independent would give an interval that is too narrow. Equal values have no width.
+
+    >>> estimate = nested_bootstrap(np.array([[1.0, 1.0], [0.0, 0.0]]), rng=np.random.default_rng(0))
+    >>> estimate.value, estimate.low, estimate.high
+    (0.5, 0.0, 1.0)
     """
-    values = _checked(values)
+    if repetitions < 1:
+        raise ValueError(f"repetitions must be >= 1, but is {repetitions}.")
+    values = _checked(values, "S seeds, E episodes")
     S, E = values.shape
     seeds = rng.integers(S, size=(repetitions, S, 1))
     episodes = rng.integers(E, size=(repetitions, S, E))
     return _percentile(np.float64(values.mean()), values[seeds, episodes].mean((1, 2)), confidence)
 
 
-def _checked(scores: np.ndarray) -> np.ndarray:
+def _checked(scores: np.ndarray, shape: str = "R runs, M tasks") -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.size == 0:
-        raise InvalidData(f"scores must be (R runs, M tasks) with at least one of each, but are {scores.shape}.")
+        raise InvalidData(f"scores must be ({shape}) with at least one of each, but are {scores.shape}.")
     require_finite("scores", scores)
     return scores
 

@@ -33,11 +33,18 @@ class VideoUnavailable(PrefrlError):
 
 
 def render_episode(
-    behavior: Behavior, make_env: MakeEnv, *, seed: int, max_steps: int, every: int = 1
+    behavior: Behavior,
+    make_env: MakeEnv,
+    *,
+    seed: int,
+    max_steps: int,
+    every: int = 1,
+    after_success: int | None = None,
 ) -> tuple[np.ndarray, bool]:
     """One episode from ``env.reset(seed=seed)``: frames (T, H, W, 3), and whether it succeeded at any step.
 
-    The start, every ``every``-th step and the end are shown. A trained policy takes part as
+    The start, every ``every``-th step and the end are shown; ``after_success`` ends the episode so many steps
+    after its first success (None: never). A trained policy takes part as
     ``rollout.PolicyBehavior(policy)``, and with a seed of ``Rollouts.seeds`` the episode is the evaluated
     one.
     """
@@ -52,7 +59,9 @@ def render_episode(
         for step in range(1, max_steps + 1):
             observation, _, terminated, truncated, info = env.step(behavior.act(observation))
             success |= bool(info.get("success", False))
-            last = terminated or truncated or step == max_steps
+            if success and after_success is not None:
+                max_steps = min(max_steps, step + after_success)
+            last = terminated or truncated or step >= max_steps
             if last or step % every == 0:
                 frames.append(_frame(env))
             if last:

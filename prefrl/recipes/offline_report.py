@@ -54,7 +54,7 @@ def policy_rows(run: RunDirectory) -> list[PolicyRow]:
         judged = {key: result[key] for key in ("success", "returns", "lengths")}
         compared = arm != "random" and "random" in success
         against = _points(paired_difference(success[arm], success["random"], rng=rng)) if compared else ""
-        ends = ", ".join(f"{name} {share:.0%}" for name, share in result["resemblance"].items())
+        ends = ", ".join(f"{name} {share:.0%}" for name, share in result["resemblance"].items() if share > 0)
         rows.append(
             policy_row(
                 SHORT[arm],
@@ -104,6 +104,7 @@ def videos_offline(run: RunDirectory, settings: ArmSettings, arms: Sequence[str]
                 seed=seed,
                 max_steps=settings.max_steps,
                 every=2,
+                after_success=20,
             )
             for arm in arms
         ]
@@ -137,6 +138,7 @@ def report_offline(run: RunDirectory) -> Path:
                 title="Side by side",
                 mp4=file.read_bytes(),
                 alt=f"One episode each of: {', '.join(SHORT[a] for a in video['arms'])}.",
+                caption="the first evaluation episode; a tile stands still from 20 steps after its success",
             )
             for file in shown
         ),
