@@ -157,7 +157,11 @@ def segments(*, count=1, D=4, A=1):
 
 @pytest.mark.parametrize(
     ("second", "message"),
-    [({"count": 2}, r"1 first segments, but 2 second"), ({"D": 5}, r"observations.*\(5,\)"), ({"A": 2}, r"actions.*\(2,\)")],
+    [
+        ({"count": 2}, r"1 first segments, but 2 second"),
+        ({"D": 5}, r"observations.*\(5,\)"),
+        ({"A": 2}, r"actions.*\(2,\)"),
+    ],
 )
 def test_both_sides_of_any_comparison_fit(second, message):
     """As many segments, of one observation and one action size, for plain and for attribute comparisons."""

@@ -15,8 +15,7 @@ from agents.policies import (
     observation_statistics,
 )
 from prefrl.core import SegmentBatch, Transitions
-from prefrl.errors import ConfigError, DamagedFile, InvalidData
-from prefrl.files import load_checkpoint, save_checkpoint
+from prefrl.errors import ConfigError, InvalidData
 from prefrl.protocols import Policy
 
 KINDS = [GaussianPolicy, DeterministicPolicy]
