@@ -165,18 +165,16 @@ def test_a_run_is_new_until_all_of_it_is_there(written, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def kill(path):
-        if path.name.startswith(f".{written}."):
+    def killing(path, target, real=os.replace):
+        if Path(target).name == written:
             raise Killed
+        real(path, target)
 
-    def killing(path, *arguments, real=os.replace):
-        kill(Path(path))
-        real(path, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killing)
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process cleans nothing up
-        RunDirectory.create(tmp_path / "run", config="")
+        with pytest.raises(Killed):
+            RunDirectory.create(tmp_path / "run", config="")
     assert any(file.suffix == ".tmp" for file in (tmp_path / "run").iterdir())
     with pytest.raises(RunDirectoryError, match="not a run directory"):
         RunDirectory.open(tmp_path / "run")

@@ -37,10 +37,14 @@ def test_one_batched_model_equals_separate_networks():
     """Member i of the ensemble is the i-th network of torch's own layers, in value and gradient."""
     score, segments = make_score(normalize=False), random_segments()
     inputs = torch.cat([segments.observations[:, :-1], segments.actions], -1)
+    with torch.no_grad():
+        score.biases[-1][1] -= 1  # below zero, where an activation after the last layer would show
     scores = score(segments)
     for member in range(3):
         network = member_as_modules(score, member)
-        expected = network(inputs).squeeze(-1).sum(1)
+        rewards = network(inputs).squeeze(-1)
+        expected = rewards.sum(1)
+        assert (rewards < 0).all() == (member == 1)
         torch.testing.assert_close(scores[member], expected)
         gradient = torch.autograd.grad(scores[member].sum(), list(score.weights), retain_graph=True)
         expected.sum().backward()

@@ -35,9 +35,10 @@ def interrupt_after_step() -> Iterator[Callable[[], bool]]:
     """Within the block, a first Ctrl-C only makes the yielded function true; a second one interrupts at once.
 
     A step that Ctrl-C cuts in half (critic updated, policy not) could not be resumed exactly. Signals reach
-    the main thread only; elsewhere the function stays false.
+    the main thread only; elsewhere, and where Ctrl-C is ignored (``nohup``), the function stays false.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     requested = threading.Event()
