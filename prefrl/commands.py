@@ -174,16 +174,22 @@ def _check_arms(recipe: Any, wanted: Iterable[str], *, key: str) -> None:
 
 
 def evaluation_table(arm: str, result: Mapping[str, Any]) -> Table:
-    """One row a quantity; success with its interval."""
+    """One row a quantity, with its bootstrap interval over episodes."""
     import numpy as np
 
-    from prefrl.evaluation.intervals import success_interval
+    from prefrl.evaluation.intervals import iqm, mean, stratified_bootstrap, success_interval
 
-    table = Table("quantity", "mean", "95 % interval", title=f"{arm}: {len(result['success'])} episodes")
-    success = success_interval(np.array(result["success"]), rng=np.random.default_rng(0))
+    rng, table = np.random.default_rng(0), Table("quantity", "value", "95 % interval")
+    table.title = f"{arm}: {len(result['success'])} episodes"
+    success = success_interval(np.array(result["success"]), rng=rng)
     table.add_row("success", f"{success.value:.3f}", f"{success.low:.3f} … {success.high:.3f}")
-    for name in ("returns", "lengths"):
-        table.add_row(name, f"{np.mean(result[name]):.2f}", "")
+    for what, name, statistic in (
+        ("return, mean", "returns", mean),
+        ("return, interquartile mean", "returns", iqm),
+        ("length, mean", "lengths", mean),
+    ):
+        found = stratified_bootstrap(np.array(result[name], dtype=float)[:, None], statistic, rng=rng)
+        table.add_row(what, f"{found.value:.2f}", f"{found.low:.2f} … {found.high:.2f}")
     for name, share in result.get("resemblance", {}).items():
         table.add_row(f"ends like: {name}", f"{share:.3f}", "")
     return table
