@@ -317,3 +317,18 @@ def test_keys_without_effect_are_refused(tmp_path, capsys, words):
     error = capsys.readouterr().err
     assert f"{words[1].partition('=')[0]} has no effect" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_the_parent_alone_stops_the_workers(tmp_path):
+    """SIGINT that reaches only the run's own process: exit code 130, no worker trains on."""
+    run = tmp_path / "stopped"
+    words = [w for w in TINY if w != "workers=1" and "updates" not in w]
+    process = start(run, [*words, "workers=2", "recipe.updates=120000"], stderr=subprocess.PIPE)
+    wait_for(run / "arms/aligned/checkpoint.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert "Traceback" not in errors.decode()
+    before = (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime
+    time.sleep(1)
+    assert (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime == before

@@ -170,7 +170,8 @@ def _stop(running: dict[Future[None], str]) -> None:
     """Let every worker reach its checkpoint: a terminal's Ctrl-C reaches them all, a signal to us alone does not."""
     _, alive = wait(running, timeout=2)
     for child in multiprocessing.active_children() if alive else ():
-        os.kill(child.pid or 0, signal.SIGINT)
+        if child.pid is not None and child.is_alive():
+            os.kill(child.pid, signal.SIGINT)
     _, alive = wait(alive, timeout=20)
     for child in multiprocessing.active_children() if alive else ():
         child.terminate()
