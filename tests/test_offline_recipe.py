@@ -210,8 +210,10 @@ def test_no_learner_reads_the_true_reward(tiny, tmp_path):
     [
         "prefrl.recipes.offline.write_dataset",
         "prefrl.recipes.offline.append_preferences",
+        "prefrl.train.fit_score._train_epoch",
         "prefrl.recipes.offline.save_rewards",
         "prefrl.recipes.arms.rollout",
+        "prefrl.recipes.offline.videos_offline",
         "prefrl.recipes.offline.report_offline",
     ],
 )
