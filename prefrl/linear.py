@@ -1,7 +1,7 @@
 """A linear layer that is as fast as the processor, torch's own or oneDNN's, and N networks made of such layers.
 
 torch multiplies float32 matrices on CPUs with MKL, which leaves half of the speed of AMD processors unused
-(measured on Zen 5, layers of 256 × 256, one thread: MKL 85 GFLOP/s, oneDNN 200). oneDNN ships with torch, and
+(seen once on Zen 5, layers of 256 × 256, one thread: MKL 85 GFLOP/s, oneDNN 200). oneDNN ships with torch, and
 ``torch.compile`` uses it by the operator used here. Its results are float32 like MKL's, and repeatable.
 """
 

@@ -1,7 +1,7 @@
 """``prefrl bench offline``: do preferences decide what is learned? Success over tasks, seeds, labels and settings.
 
-Arms and their reasons are in ``prefrl.recipes.arms``. Intervals are 95 % stratified bootstrap intervals over seeds
-and episodes (Agarwal et al. 2021, arXiv 2108.13264). Bars: at 200 oracle comparisons, aligned minus behavior cloning
+Arms and their reasons are in ``prefrl.recipes.arms``. Intervals are 95 % bootstrap intervals over seeds and over the
+episodes within each (``nested_bootstrap``). Bars: at 200 oracle comparisons, aligned minus behavior cloning
 and aligned minus random reward reach +20 points on at least two of three tasks, and aligned reaches 85 % of the
 success with the true reward on average.
 """

@@ -29,7 +29,6 @@ from prefrl.runs import RunDirectory, read_metrics
 
 __all__ = ["report_offline", "show_table", "videos_offline"]
 
-DATA = "data"
 SHORT = {
     "bc": "behavior cloning",
     "aligned": "aligned by preferences",
