@@ -1,10 +1,10 @@
 """``prefrl bench losses``: log-probs of tokens against all logits, TRL and Liger; losses of diffusion on two modes.
 
 Each setting of the head is a step of DPO on log-probs of tokens: hidden states and a head in, gradients out. In every
-turn each contender runs it in a fresh process, in a new order, on two threads that sleep while they wait; a row is the
+turn each contender runs it in a fresh process, in a new order, on two threads that sleep while they wait. A row is the
 median over turns of the ratio contender / prefrl, so above 1 is better, with its extremes. Of TRL's two paths (its
-fused head and ``selective_log_softmax``) the better one counts, for time and memory alike. All must find the same
-loss and gradients.
+fused head and ``selective_log_softmax``) the better one counts, for time and memory alike. All must find the same loss
+and gradients.
 
 Rows ``gpu_…`` need an accelerator, and a side environment whose torch can use it. The toy's rows are described in
 ``prefrl.benchmarks.two_modes``.
