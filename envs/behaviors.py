@@ -113,7 +113,7 @@ class PointBehavior:
 
 
 class RandomBehavior:
-    """Uniform random actions in any environment with a bounded action space.
+    """Uniform random actions in any environment with a bounded or a discrete action space.
 
     Args:
         hold: steps for which an action is repeated, >= 1; a longer hold explores further.
@@ -127,14 +127,22 @@ class RandomBehavior:
     def reset(self, env: gym.Env, rng: np.random.Generator) -> None:
         """Begin an episode of ``env``."""
         self._rng, self._left = rng, 0
+        self._space: Any = env.action_space
+        if isinstance(self._space, gym.spaces.Discrete):
+            return
         self._low, self._high = _bounds(env)
         if not (np.isfinite(self._low).all() and np.isfinite(self._high).all()):
             raise ValueError(f"RandomBehavior needs a bounded action space, {env} has {env.action_space}")
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """(D,) -> (A,) float32; the observation is not read."""
+        """(D,) -> (A,) float32, (1,) of a discrete space; the observation is not read."""
         if self._left == 0:
-            self._action = self._rng.uniform(self._low, self._high).astype(np.float32)
+            self._action = self._draw().astype(np.float32)
             self._left = self.hold
         self._left -= 1
         return self._action.copy()
+
+    def _draw(self) -> np.ndarray:
+        if isinstance(self._space, gym.spaces.Discrete):
+            return self._rng.integers(self._space.n, size=1) + self._space.start
+        return self._rng.uniform(self._low, self._high)

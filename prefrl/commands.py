@@ -280,7 +280,7 @@ def bench(name: str, *, overrides: Sequence[str]) -> None:
     _check_rows(name, node.get("rows"), settings.rows)
     function = locate(node["_target_"], key="bench")
     taken = inspect.signature(function).parameters
-    values = {key: getattr(settings, key) for key in ("rows", "seeds", "fresh", "make_sides")}
+    values = {key: getattr(settings, key) for key in ("rows", "seeds", "fresh", "make_sides", "data")}
     for key in config.overridden:
         if key in values and key not in taken:
             raise ConfigError(f"{key} has no effect in bench {name!r}.")

@@ -13,10 +13,13 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from prefrl.core import SegmentBatch, SegmentRefs, Transitions
+from prefrl.core import Comparisons, SegmentBatch, SegmentRefs, Transitions
 from prefrl.runs import RunDirectory
 
-__all__ = ["Behavior", "Learner", "MakeEnv", "MakeLearner", "Policy", "Query", "Recipe", "Score", "Teacher"]
+__all__ = [
+    "Behavior", "ComparisonLearner", "Learner", "MakeComparisonLearner", "MakeEnv", "MakeLearner", "Policy", "Query",
+    "Recipe", "Score", "TabularEnv", "Teacher",
+]  # fmt: skip
 
 
 @runtime_checkable
@@ -60,10 +63,55 @@ class MakeLearner(Protocol):
         ...
 
 
+class ComparisonLearner(Protocol):
+    """What learns a policy from comparisons, without a reward."""
+
+    policy: Policy
+
+    def update(self, batch: Comparisons) -> dict[str, Tensor]:
+        """One gradient step; returns scalar metrics (detached tensors)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise resume needs: nested dicts of tensors and plain numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class MakeComparisonLearner(Protocol):
+    """A learner's constructor with its hyper-parameters bound (Hydra ``_partial_``)."""
+
+    def __call__(
+        self, *, comparisons: Comparisons, action_low: np.ndarray, action_high: np.ndarray, seed: int
+    ) -> ComparisonLearner:
+        """``comparisons`` are all of them: for sizes and normalization statistics only."""
+        ...
+
+
 class MakeEnv(Protocol):
     """An environment's constructor with its arguments bound; picklable."""
 
     def __call__(self, *, seed: int, render_mode: str | None = None) -> gym.Env: ...
+
+
+class TabularEnv(Protocol):
+    """An environment with finitely many states whose rewards are linear in F features, known as arrays."""
+
+    feature_names: tuple[str, ...]
+    true_weights: np.ndarray
+
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """Next states, probabilities, features, terminal, start: for ``prefrl.solvers.TabularMDP.from_arrays``."""
+        ...
+
+    def draw_segment(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """(height, width, 3) uint8: a segment of states (T+1,) and actions (T,), for a person who compares two."""
+        ...
+
+    def draw_policy(self, policy: np.ndarray) -> np.ndarray:
+        """(height, width, 3) uint8: the actions of a policy (S, A) of probabilities."""
+        ...
 
 
 class Behavior(Protocol):

@@ -126,6 +126,7 @@ class BenchConfig(CommandConfig):
     out: str | None
     fresh: bool
     make_sides: bool
+    data: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

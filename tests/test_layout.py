@@ -15,16 +15,16 @@ FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("
 
 # a module imports from its own layer and those above it in this list
 LAYERS = [
-    {"errors", "core", "protocols", "files", "runs", "progress"},
+    {"errors", "core", "protocols", "files", "runs", "progress", "spaces"},
     {"linear", "returns", "losses", "transport", "preference_models"},
-    {"scores", "teachers", "data", "solvers"},
+    {"scores", "teachers", "data", "solvers", "value_oracles"},
     {"train", "evaluation"},
     {"recipes", "labelling", "benchmarks"},
     {"signatures", "catalog", "schemas", "config", "launch", "commands", "doctor", "completion", "cli",
      "__main__"},
 ]  # fmt: skip
 KNOW_HYDRA = {"prefrl.config", "prefrl.cli"}
-AGENTS_MAY_USE = {"core", "linear", "returns", "losses", "protocols", "files", "errors"}
+AGENTS_MAY_USE = {"core", "linear", "returns", "losses", "protocols", "files", "errors", "spaces"}
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
     "constraints.txt",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from prefrl.data.query import UniformQuery, num_segments, segment_at
+from prefrl.data.query import UniformQuery, WholeEpisodes, num_segments, segment_at
 from prefrl.errors import InvalidData
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6).map(np.array)
@@ -83,3 +83,17 @@ def test_a_million_pairs_take_about_a_second():
         UniformQuery()(lengths, 200_000, 50, np.random.default_rng(0))
         seconds.append(time.perf_counter() - start)
     assert 200_000 / min(seconds) > 1_000_000
+
+
+@given(LENGTHS, st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_whole_episodes_begin_at_the_beginning_and_keep_early_ends(lengths, segment_length, seed):
+    """Two different episodes, from step 0, as long as they are but no longer than asked; one episode is an error."""
+    if len(lengths) < 2:
+        with pytest.raises(InvalidData, match="there must be 2 episodes"):
+            WholeEpisodes()(lengths, 1, segment_length, np.random.default_rng(seed))
+        return
+    first, second = WholeEpisodes()(lengths, 50, segment_length, np.random.default_rng(seed))
+    for refs in (first, second):
+        assert (refs.start == 0).all()
+        assert (refs.length == np.minimum(lengths[refs.episode], segment_length)).all()
+    assert (first.episode != second.episode).all()

@@ -19,6 +19,7 @@ import numpy as np
 from prefrl.data.dataset import Episodes
 from prefrl.errors import InvalidData, PrefrlError
 from prefrl.protocols import Behavior, MakeEnv
+from prefrl.spaces import action_bounds, as_vector, to_env
 
 __all__ = ["BehaviorGroup", "collect_episodes", "episode_seeds", "try_behaviors"]
 
@@ -133,27 +134,19 @@ def _check_groups(behaviors: Sequence[BehaviorGroup], max_steps: int) -> None:
 def _run_episode(env: gym.Env, policy: Behavior, max_steps: int, seed: int, rng: np.random.Generator) -> _Episode:
     observation, _ = env.reset(seed=seed)
     policy.reset(env, rng)
-    low, high = _bounds(env)
-    observations = [np.array(observation, dtype=np.float32)]
+    low, high = action_bounds(env.action_space)
+    observations = [as_vector(observation)]
     actions: list[np.ndarray] = []
     rewards, success = [], []
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < max_steps:
         action = np.clip(np.asarray(policy.act(observation), dtype=np.float32), low, high)
-        observation, reward, terminated, truncated, info = env.step(action)
-        # a copy, because some environments hand out the same array again and again
-        observations.append(np.array(observation, dtype=np.float32))
+        observation, reward, terminated, truncated, info = env.step(to_env(env.action_space, action))
+        observations.append(as_vector(observation))
         actions.append(action)
         rewards.append(float(reward))
         success.append(float(info.get("success", 0.0)) > 0.5)
     return _Episode(np.stack(observations), np.stack(actions), np.array(rewards), np.array(success), bool(terminated))
-
-
-def _bounds(env: gym.Env) -> tuple[np.ndarray, np.ndarray]:
-    space = env.action_space
-    if not isinstance(space, gym.spaces.Box):
-        raise InvalidData(f"Episodes can be collected from continuous (Box) action spaces, but this one is {space}.")
-    return space.low, space.high
 
 
 def _describe(env: gym.Env, max_steps: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which pairs of segments to ask for: uniformly at random, as in Christiano et al. 2017, arXiv 1706.03741.
+"""Which pairs of segments to ask for: uniformly at random, as in Christiano et al. 2017, arXiv 1706.03741, or episodes.
 
 Pure index arithmetic: all places where a segment fits are numbered, two different numbers are drawn, and the
 numbers are turned back into (episode, start).
@@ -11,7 +11,7 @@ import numpy as np
 from prefrl.core import SegmentRefs
 from prefrl.errors import InvalidData
 
-__all__ = ["UniformQuery", "num_segments", "segment_at"]
+__all__ = ["UniformQuery", "WholeEpisodes", "num_segments", "segment_at"]
 
 
 def num_segments(lengths: np.ndarray, segment_length: int) -> np.ndarray:
@@ -54,3 +54,26 @@ class UniformQuery:
         first = rng.integers(total, size=n)
         second = (first + rng.integers(1, total, size=n)) % total  # any number but the first one's, all alike likely
         return segment_at(first, lengths, segment_length), segment_at(second, lengths, segment_length)
+
+
+class WholeEpisodes:
+    """Uniform over all ordered pairs of two different episodes, each from its beginning.
+
+    An episode that a terminal state ended early is a shorter segment, which :class:`UniformQuery` would never draw.
+    For grid worlds that is where goals are reached (Knox et al. 2022, arXiv 2206.02231).
+    """
+
+    def __call__(
+        self, lengths: np.ndarray, n: int, segment_length: int, rng: np.random.Generator
+    ) -> tuple[SegmentRefs, SegmentRefs]:
+        """n pairs of segments of up to ``segment_length`` steps from episodes of ``lengths`` (E,)."""
+        E = len(lengths)
+        if segment_length < 1 or n < 0 or E < 2:
+            raise InvalidData(
+                f"segment_length must be >= 1, n >= 0 and there must be 2 episodes, but they are {segment_length}, {n} "
+                f"and {E}."
+            )
+        first = rng.integers(E, size=n)
+        second = (first + rng.integers(1, E, size=n)) % E
+        start, steps = np.zeros(n), np.minimum(lengths, segment_length)
+        return SegmentRefs(first, start, steps[first]), SegmentRefs(second, start, steps[second])

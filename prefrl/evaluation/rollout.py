@@ -8,6 +8,7 @@ pair.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from prefrl.core import require_finite
 from prefrl.errors import InvalidData
 from prefrl.protocols import MakeEnv, Policy
+from prefrl.spaces import as_vector, to_env
 
 __all__ = ["PolicyBehavior", "Rollouts", "act_in_rows", "episode_seeds", "rollout"]
 
@@ -112,7 +114,7 @@ class _Lane:
     def step(self, action: np.ndarray, max_steps: int) -> None:
         if not np.isfinite(action).all():
             require_finite(f"The policy's action in {self}", action)
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(to_env(self.env.action_space, action))
         self.observation = self._checked(observation)
         self.success |= bool(info.get("success", False))
         self.total += float(reward)
@@ -121,11 +123,11 @@ class _Lane:
         if not np.isfinite(self.total):
             require_finite(f"The environment's reward in {self}", np.array([reward]))
 
-    def _checked(self, observation: np.ndarray) -> np.ndarray:
-        observation = np.array(observation, dtype=np.float32)  # a copy: some environments reuse theirs
-        if not np.isfinite(observation).all():
-            require_finite(f"The environment's observation in {self}", observation)
-        return observation
+    def _checked(self, observation: Any) -> np.ndarray:
+        vector = as_vector(observation)
+        if not np.isfinite(vector).all():
+            require_finite(f"The environment's observation in {self}", vector)
+        return vector
 
     def __str__(self) -> str:
         return f"episode {self.episode} (seed {self.seed}) at step {self.length}"
@@ -159,5 +161,5 @@ class PolicyBehavior:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """(D,) -> (A,) float32."""
-        row = np.asarray(observation, dtype=np.float32)[None]
+        row = as_vector(observation)[None]
         return act_in_rows(self.policy, row, device=self.device)[0]

@@ -31,6 +31,7 @@ from prefrl.evaluation.rollout import Rollouts, rollout
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.protocols import Learner, MakeEnv, MakeLearner
 from prefrl.runs import RunDirectory, read_metrics
+from prefrl.spaces import action_bounds
 from prefrl.train.offline import train_offline
 from prefrl.train.relabel import Normalization, normalize_rewards
 
@@ -218,18 +219,18 @@ def run_arm(
 
 
 def make_learner(make: MakeLearner, data: Transitions, settings: ArmSettings) -> Learner:
-    low, high = action_bounds(settings.env, settings.seed)
+    low, high = _action_bounds(settings.env, settings.seed)
     return make(data=data, action_low=low, action_high=high, seed=settings.seed)
 
 
-def action_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The (A,) lower and upper action bounds of an environment."""
+def _action_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The (A,) lower and upper action bounds of an environment; continuous ones, as the learners need."""
     env = make_env(seed=seed)
     space = env.action_space
     env.close()
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+    if not isinstance(space, gym.spaces.Box):
         raise ConfigError(f"The offline recipe needs a one-dimensional Box action space, but {env} has {space}.")
-    return space.low, space.high
+    return action_bounds(space)
 
 
 def load_learner(run: RunDirectory, arm: str, settings: ArmSettings) -> Learner:
