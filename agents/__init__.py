@@ -4,7 +4,9 @@
     policies.py   Gaussian and deterministic policies with ``act`` and ``log_prob``
     bc.py         behavior cloning
     iql.py        implicit Q-learning (offline RL)
+    cpl.py        contrastive preference learning: a policy straight from comparisons
     sb3.py        a trained Stable-Baselines3 model as a policy
+    sb3_critic.py its critics as Q and V, for teachers
 
 A learner is made by ``Learner(data=, action_low=, action_high=, seed=, **hyper_parameters)`` and improved by
 ``update(batch)`` (see ``prefrl.protocols``). Import learners from their files: this package imports nothing.

@@ -37,7 +37,7 @@ from prefrl.core import SegmentBatch
 from prefrl.errors import ConfigError, DamagedFile
 from prefrl.files import load_checkpoint, save_checkpoint
 
-__all__ = ["SB3Policy"]
+__all__ = ["SB3Policy", "policy_from_state", "policy_state", "require_supported"]
 
 # the classes that a file may name
 ACTIVATIONS = {f.__name__: f for f in (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU)}
@@ -58,7 +58,7 @@ class SB3Policy(nn.Module):
         self.policy = getattr(model, "policy", model)
         self.kind = type(self.policy).__name__
         self.std = std
-        _require_supported(self.policy)
+        require_supported(self.policy)
         self.register_buffer("low", torch.as_tensor(self.policy.action_space.low, device=self.policy.device))
         self.register_buffer("high", torch.as_tensor(self.policy.action_space.high, device=self.policy.device))
 
@@ -81,31 +81,40 @@ class SB3Policy(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write tensors and constructor arguments as one safetensors file."""
-        arguments = KINDS[self.kind].arguments(self.policy)
-        arguments["activation_fn"] = arguments["activation_fn"].__name__
-        spaces = {name: _box_state(getattr(self.policy, name)) for name in ("observation_space", "action_space")}
-        tensors = {f"policy.{name}": tensor for name, tensor in self.policy.state_dict().items()}
-        save_checkpoint(
-            path, {"kind": self.kind, "std": self.std, **spaces, "arguments": arguments, "tensors": tensors}
-        )
+        save_checkpoint(path, {**policy_state(self.policy), "std": self.std})
 
     @classmethod
     def load(cls, path: Path | str) -> SB3Policy:
         """Read what ``save`` wrote."""
         state = load_checkpoint(path)
-        if state.get("kind") not in KINDS:
-            raise DamagedFile(f"{path} holds {state.get('kind')!r}, expected a policy of {', '.join(KINDS)}.")
-        arguments = {**state["arguments"], "activation_fn": ACTIVATIONS[state["arguments"]["activation_fn"]]}
-        spaces = {name: _box(state[name]) for name in ("observation_space", "action_space")}
-        with torch.random.fork_rng(devices=[]):  # the constructor draws from the global random state
-            policy = KINDS[state["kind"]].make(**spaces, lr_schedule=lambda _: 0.0, **arguments)
-        policy.load_state_dict({name.removeprefix("policy."): tensor for name, tensor in state["tensors"].items()})
-        return cls(policy, std=state["std"])
+        return cls(policy_from_state(state, path), std=state["std"])
 
     def _to_units(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """The action box as [−1, 1]^A, and Σ log((high − low)/2)."""
         half_range = (self.high - self.low) / 2
         return (actions - self.low) / half_range - 1, half_range.log().sum()
+
+
+def policy_state(policy: Any) -> dict[str, Any]:
+    """Tensors and constructor arguments of a supported policy, for ``prefrl.files.save_checkpoint``."""
+    kind = type(policy).__name__
+    arguments = KINDS[kind].arguments(policy)
+    arguments["activation_fn"] = arguments["activation_fn"].__name__
+    spaces = {name: _box_state(getattr(policy, name)) for name in ("observation_space", "action_space")}
+    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    return {"kind": kind, **spaces, "arguments": arguments, "tensors": tensors}
+
+
+def policy_from_state(state: dict[str, Any], path: Path | str) -> Any:
+    """The inverse of ``policy_state``, for what a file at ``path`` held."""
+    if state.get("kind") not in KINDS:
+        raise DamagedFile(f"{path} holds {state.get('kind')!r}, expected a policy of {', '.join(KINDS)}.")
+    arguments = {**state["arguments"], "activation_fn": ACTIVATIONS[state["arguments"]["activation_fn"]]}
+    spaces = {name: _box(state[name]) for name in ("observation_space", "action_space")}
+    with torch.random.fork_rng(devices=[]):  # the constructor draws from the global random state
+        policy = KINDS[state["kind"]].make(**spaces, lr_schedule=lambda _: 0.0, **arguments)
+    policy.load_state_dict({name.removeprefix("policy."): tensor for name, tensor in state["tensors"].items()})
+    return policy
 
 
 def _squashed_gaussian(self: SB3Policy, observations: Tensor, actions: Tensor) -> Tensor:
@@ -157,7 +166,8 @@ KINDS = {
 }
 
 
-def _require_supported(policy: Any) -> None:
+def require_supported(policy: Any) -> None:
+    """Raise ``ConfigError`` for what could not be kept in a file, or asked for densities."""
     kind = type(policy).__name__
     if kind not in KINDS:
         raise ConfigError(f"SB3Policy: a policy of class {kind} is not supported; these are: {', '.join(KINDS)}.")

@@ -23,7 +23,7 @@ from prefrl.catalog import describe, group_named, groups, options
 from prefrl.config import Composed, build, compose, from_saved, locate
 from prefrl.errors import ConfigError, PrefrlError, RunDirectoryError
 from prefrl.launch import limit_threads, make_recipe, try_parts
-from prefrl.signatures import hint
+from prefrl.signatures import check_arguments, hint
 
 if TYPE_CHECKING:
     from prefrl.runs import RunDirectory
@@ -128,6 +128,7 @@ def _require_free(out: Path) -> None:
 
 def label(dataset: str, *, overrides: Sequence[str]) -> None:
     config = compose("label", overrides)
+    _check_env_of_teacher(config)
     limit_threads(1)
     parts = {slot: build(node, key=slot) for slot, node in config.components.items()}
     from prefrl.data.labeling import answer_generator
@@ -147,6 +148,17 @@ def label(dataset: str, *, overrides: Sequence[str]) -> None:
     )
     append_preferences(dataset, answers)
     print(f"{dataset}: {len(answers)} answers added, {answered + len(answers)} in all")
+
+
+def _check_env_of_teacher(config: Composed) -> None:
+    """A teacher that asks an environment has one; another is given none in vain."""
+    teacher, env = config.choices.get("teacher"), config.components.get("env")
+    asked = [oracle for oracle in config.components["teacher"].values() if type(oracle) is dict and "env" in oracle]
+    if asked and env is None:
+        valid = hint("", options("env"))
+        raise ConfigError(f"env is required: teacher {teacher!r} asks the environment of the data.{valid}")
+    if env is not None and not any(oracle["env"] for oracle in asked):
+        raise ConfigError(f"env has no effect: teacher {teacher!r} asks no environment. Leave it out.")
 
 
 def evaluate(run: str, *, overrides: Sequence[str]) -> None:
@@ -224,15 +236,24 @@ def report(run: str, *, overrides: Sequence[str]) -> None:
 
 
 def import_file(name: str, file: str, *, overrides: Sequence[str]) -> None:
-    settings = compose("import", overrides).settings
+    config = compose("import", overrides)
+    out, given = Path(config.settings.out), config.components["options"]
     from prefrl.data.importers import IMPORTERS
 
     if name not in IMPORTERS:
         raise ConfigError(f"There is no importer {name!r}.{hint(name, IMPORTERS)}")
     importer, _ = IMPORTERS[name]
-    _require_free(Path(settings.out))
-    importer(file, settings.out)
-    print(f"dataset: {settings.out}")
+    taken = inspect.signature(importer).parameters
+    for key in given:
+        if key not in taken and any(word in ("options", f"options.{key}") for word in config.overridden):
+            raise ConfigError(f"options.{key} has no effect in importer {name!r}.")
+    arguments = {key: value for key, value in given.items() if key in taken and value is not None}
+    check_arguments(importer, arguments, key="options", partial=True)
+    _require_free(out)
+    episodes = importer(file, out, **arguments)
+    print(f"dataset: {out} ({len(episodes)} episodes, {episodes.num_steps} steps)")
+    if cut := sum(episodes.env.get("segments_cut", {}).values()):
+        print(f"segments cut at a terminal state, because they went on behind it: {cut}")
 
 
 def list_options(group: str | None = None, *, overrides: Sequence[str]) -> None:

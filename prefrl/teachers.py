@@ -1,24 +1,31 @@
-r"""Simulated teachers: the five irrationalities of B-Pref (Lee et al. 2021, arXiv 2111.03026), in its order.
+r"""Teachers: by the irrationalities of B-Pref (Lee et al. 2021, arXiv 2111.03026), or by any preference model.
+
+:class:`SimulatedTeacher` compares true returns with five irrationalities, in B-Pref's order:
 
 1. *skip*: both segments earn too little to say anything · 2. *equal*: their returns are too close to call
 3. *myopic*: step t counts γ^{H−1−t} · 4. *noisy*: Bradley–Terry with rationality β; the better one if β = ∞
 5. *mistake*: the answer is turned around with probability ε. What is equal stays equal (0.5).
+
+:class:`PreferenceTeacher` compares what a preference model (:mod:`prefrl.preference_models`: Knox et al. 2022,
+arXiv 2206.02231) makes of the values that an oracle knows.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from prefrl.core import SegmentBatch
+from prefrl.core import SegmentBatch, require_finite
 from prefrl.errors import ConfigError, InvalidData
 from prefrl.losses.choice import bradley_terry
+from prefrl.preference_models import label, segment_score
+from prefrl.value_oracles import ValueOracle
 
-__all__ = ["SimulatedTeacher"]
+__all__ = ["PreferenceTeacher", "SimulatedTeacher"]
 
 # knob -> (allowed set in words, test)
 ALLOWED = {
@@ -132,3 +139,64 @@ def _returns(segments: SegmentBatch, gamma: float) -> np.ndarray:
     rewards = segments.true_reward.numpy().astype(np.float64) * mask  # (B, T)
     steps_to_go = np.maximum(mask.sum(1, keepdims=True) - 1 - np.arange(mask.shape[1]), 0)
     return (rewards * gamma**steps_to_go).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceTeacher:
+    """Compares segments by a preference model of what an oracle knows.
+
+    Args:
+        oracle: who knows the rewards and values (:mod:`prefrl.value_oracles`).
+        model: one of ``prefrl.preference_models.PREFERENCE_MODELS`` that the oracle has the statistics for.
+        noise: none (the better one), bernoulli (one draw of σ(β Δ)) or probability (σ(β Δ) itself).
+        beta: rationality in [0, ∞), 1 in arXiv 2206.02231; it does not matter without noise.
+        decimals: scores that are equal when rounded to so many decimals are a tie (2 in the paper's code); without
+            noise only.
+        ties: answer a tie by 0.5; False skips it (NaN). Without noise only.
+    """
+
+    oracle: ValueOracle
+    model: str = "regret"
+    noise: Literal["none", "bernoulli", "probability"] = "none"
+    beta: float = 1.0
+    decimals: int = 2
+    ties: bool = True
+
+    def __post_init__(self) -> None:
+        known = self.oracle.models
+        allowed = {
+            f"model must be one that {type(self.oracle).__name__} can serve, {', '.join(known)}, "
+            f"but is {self.model!r}": self.model in known,
+            f"noise must be one of none, bernoulli, probability, but is {self.noise!r}": self.noise
+            in ("none", "bernoulli", "probability"),
+            f"beta must be in [0, inf), but is {self.beta}": 0 <= self.beta < math.inf,
+            f"decimals must be >= 0, but is {self.decimals}": self.decimals >= 0,
+        }
+        for message, holds in allowed.items():
+            if not holds:
+                raise ConfigError(f"teacher: {message}.")
+
+    def calibrated(self, reward_per_step: float) -> PreferenceTeacher:
+        """Itself: nothing refers to the scale of rewards."""
+        return self
+
+    def parameters(self) -> dict[str, Any]:
+        """The knobs, and what the oracle says of itself: its values, gamma and sign convention."""
+        knobs = {name: getattr(self, name) for name in ("model", "noise", "beta", "decimals", "ties")}
+        return {"teacher": "preference_model", **knobs, **self.oracle.parameters()}
+
+    def answer(self, first: SegmentBatch, second: SegmentBatch, rng: np.random.Generator) -> np.ndarray:
+        """(N,) float64 p_first; NaN for a tie where ties are skipped. One number is drawn whatever the noise."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        scores = [segment_score(self.oracle.statistics(segments), self.model) for segments in (first, second)]
+        for score in scores:
+            require_finite(f"score of model {self.model!r}", score)
+        answers = label(
+            *scores,
+            noise=self.noise,
+            beta=self.beta,
+            decimals=self.decimals,
+            ties=self.ties,
+            generator=generator,
+        )
+        return answers.to(torch.float64).numpy()

@@ -1,6 +1,7 @@
 """Laws of the importers, on made-up files, and on real human preferences where those are at hand."""
 
 import inspect
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from strategies import same_episodes
 
-from prefrl.data.importers import IMPORTERS, import_arrays, import_npz_preferences
+from prefrl.data.importers import IMPORTERS, import_arrays, import_human_control, import_npz_preferences
 from prefrl.data.preferences import read_preferences
 from prefrl.data.storage import read_dataset
 from prefrl.errors import DamagedFile, InvalidData
@@ -66,9 +67,48 @@ def test_imported_pairs_are_the_pairs_of_the_file(tmp_path):
 @pytest.mark.parametrize("file", ["hopper-medium-expert-v2_num100_human_eval.npz", "Lift_num100_q50_human_eval.npz"])
 def test_real_human_preferences_can_be_imported(tmp_path, file):
     """The files of Preference Transformer's human raters become comparisons that say the same."""
-    import_npz_preferences(HUMAN / file, tmp_path / "set")
+    import_human_control(HUMAN / file, tmp_path / "set")
     with np.load(HUMAN / file, allow_pickle=False) as archive:
         check_pairs(dict(archive), tmp_path / "set")
+
+
+@pytest.mark.skipif(not HUMAN.is_dir(), reason=f"no human preferences at {HUMAN} (set PREFRL_TEST_DATA)")
+def test_every_real_file_can_be_imported(tmp_path):
+    """Three tasks, people's and scripted labels: 100 pairs to learn from, 10 to judge by."""
+    files = sorted(HUMAN.glob("*.npz"))
+    for file in files:
+        import_human_control(file, tmp_path / file.stem)
+        assert len(read_preferences(tmp_path / file.stem)) == (10 if "eval" in file.stem else 100)
+    assert len(files) == 12
+
+
+def test_human_preferences_are_those_of_the_general_importer(tmp_path):
+    """One layout, two names: the episodes are equal, and the answers say whose they are."""
+    file = save(tmp_path / "p.npz", pairs())
+    general, human = (
+        function(file, tmp_path / function.__name__) for function in (import_npz_preferences, import_human_control)
+    )
+    assert same_episodes(general, human)
+    check_pairs(pairs(), tmp_path / "import_human_control")
+    answers = read_preferences(tmp_path / "import_human_control")
+    assert {json.loads(text)["source"] for text in answers.teacher} == {"Kim et al. 2023, arXiv 2303.00957"}
+
+
+def test_people_give_no_soft_labels(tmp_path):
+    """0.3 is refused as a person's answer, and is an answer in the general layout."""
+    file = save(tmp_path / "p.npz", {**pairs(), "label": np.array([0.0, 0.3, 1.0])})
+    with pytest.raises(InvalidData, match=r"label holds 0\.3"):
+        import_human_control(file, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    import_npz_preferences(file, tmp_path / "set")
+    np.testing.assert_allclose(read_preferences(tmp_path / "set").p_first, [1.0, 0.7, 0.0])
+
+
+@pytest.mark.parametrize("name", ["nowhere.npz", ""])
+def test_missing_human_preferences_can_be_found(tmp_path, name):
+    """No file, or a folder: the error says what the file is, and where the authors publish it."""
+    with pytest.raises(DamagedFile, match=r"2303\.00957.*github\.com/jhejna/inverse-preference-learning"):
+        import_human_control(tmp_path / name, tmp_path / "set")
 
 
 @pytest.mark.skipif(not HUMAN.is_dir(), reason=f"no human preferences at {HUMAN} (set PREFRL_TEST_DATA)")
@@ -111,6 +151,8 @@ def test_flat_arrays_without_next_observations_give_up_the_last_step(tmp_path):
     [
         ({"label": np.array([0.0, 2.0, 1.0])}, "label"),
         ({"label": np.array([0.0, 1.0])}, "do not fit"),
+        ({"label": np.array(1.0)}, "do not fit"),
+        ({"label": np.array(["0", "1", "1"])}, "label.*<U1"),
         ({"obs_2": np.zeros((3, 4, 5))}, r"\(3, 4, 2\).*\(3, 4, 5\)"),
         ({"action_1": np.zeros((3, 5, 1)), "action_2": np.zeros((3, 5, 1))}, "do not fit"),
         ({"obs_1": np.full((3, 4, 2), np.nan)}, "observations of episode 0"),
@@ -119,9 +161,10 @@ def test_flat_arrays_without_next_observations_give_up_the_last_step(tmp_path):
 def test_pairs_that_do_not_fit_are_refused(tmp_path, change, named):
     """Labels outside [0, 1], other sizes, NaN: the error says which, and no dataset is made."""
     file = save(tmp_path / "p.npz", {**pairs(), **change})
-    with pytest.raises(InvalidData, match=named):
-        import_npz_preferences(file, tmp_path / "set")
-    assert not (tmp_path / "set").exists()
+    for importer in (import_npz_preferences, import_human_control):
+        with pytest.raises(InvalidData, match=named):
+            importer(file, tmp_path / "set")
+        assert not (tmp_path / "set").exists()
 
 
 def test_files_that_lack_arrays_or_rows_are_refused(tmp_path):

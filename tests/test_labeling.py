@@ -1,10 +1,15 @@
 """Laws of labeling: who asks again with the same seed gets further answers, not the same ones twice."""
 
+import functools
+import json
+
 import numpy as np
 import pytest
 from strategies import make_episodes
 
+import envs
 from prefrl.cli import main
+from prefrl.data.collect import BehaviorGroup, collect_episodes
 from prefrl.data.labeling import answer_generator, label
 from prefrl.data.preferences import Preferences, read_preferences
 from prefrl.data.query import UniformQuery
@@ -75,3 +80,37 @@ def test_impossible_numbers_are_refused(changed):
     """No comparisons, or segments without steps, are errors at once."""
     with pytest.raises(InvalidData, match="must be >= 1"):
         ask(np.random.default_rng(0), **changed)
+
+
+@pytest.fixture
+def deliveries(tmp_path):
+    """A dataset of random walks on the delivery board."""
+    make = functools.partial(envs.make, "prefrl/Delivery-v0")
+    episodes = collect_episodes(make, [BehaviorGroup("random", 30, envs.RandomBehavior())], max_steps=20, seed=0)
+    write_dataset(tmp_path / "walks", episodes)
+    return str(tmp_path / "walks")
+
+
+def test_a_teacher_by_values_labels_with_the_environment(deliveries):
+    """Answers differ with the preference model; each says oracle, model, gamma and sign; ties can be skipped."""
+    words = ["label", deliveries, "teacher=regret_tabular", "env=delivery", "query=whole_episodes", "segment_length=5"]
+    for model in ("regret", "partial_return"):
+        assert main([*words, "comparisons=40", f"teacher.model={model}", "teacher.ties=false"]) == 0
+    answers = read_preferences(deliveries)
+    stored = [json.loads(text) for text in answers.teacher]
+    assert [answer["model"] for answer in stored] == ["regret"] * 40 + ["partial_return"] * 40
+    assert {(answer["oracle"], answer["gamma"], answer["env"]) for answer in stored} == {
+        ("tabular", 0.999, "prefrl/Delivery-v0")
+    }
+    assert all("P(first is preferred)" in answer["sign"] for answer in stored)
+    assert set(answers.p_first.tolist()) == {0.0, 1.0}
+
+
+def test_env_is_required_where_it_is_asked_and_refused_where_not(deliveries, capsys):
+    """A teacher by values without an environment, and one by rewards with it, are errors that name the key."""
+    assert main(["label", deliveries, "teacher=regret_tabular"]) != 0
+    assert "env is required: teacher 'regret_tabular' asks the environment" in capsys.readouterr().err
+    assert main(["label", deliveries, "env=delivery"]) != 0
+    assert "env has no effect: teacher 'oracle'" in capsys.readouterr().err
+    assert main(["label", deliveries, "teacher=regret_tabular", "env=point_reach"]) != 0
+    assert "needs an environment with tables()" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Laws of the simulated teacher (B-Pref, arXiv 2111.03026)."""
+"""Laws of teachers: the simulated one (B-Pref, arXiv 2111.03026) and that by preference models (arXiv 2206.02231)."""
 
 import json
 import math
@@ -10,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefrl.config import build, check, compose, from_saved
 from prefrl.core import SegmentBatch
 from prefrl.errors import ConfigError, InvalidData
-from prefrl.teachers import SimulatedTeacher
+from prefrl.preference_models import PREFERENCE_MODELS, SegmentStatistics, segment_score
+from prefrl.teachers import PreferenceTeacher, SimulatedTeacher
+from prefrl.value_oracles import ScriptedOracle
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -225,3 +228,168 @@ def test_a_teacher_without_true_reward_is_an_error():
     first, second = random_pair()
     with pytest.raises(InvalidData, match="carry none"):
         answers(SimulatedTeacher(), first.without_true_reward(), second)
+
+
+class Known:
+    """An oracle that reads the statistics off the rewards: Σr, 10 Σr, 0 and −Σr² in turn."""
+
+    models = tuple(PREFERENCE_MODELS)
+
+    def statistics(self, segments):
+        total = torch.from_numpy(returns(segments))
+        return SegmentStatistics(total, 10 * total, torch.zeros_like(total), -(total**2))
+
+    def parameters(self):
+        return {"oracle": "known", "gamma": 0.9, "sign": "higher is better"}
+
+
+@pytest.mark.parametrize("model", PREFERENCE_MODELS)
+def test_a_preference_teacher_answers_by_its_model(model):
+    """Noiseless answers are the sign of the difference of the scores of that model, and of no other."""
+    first, second = random_pair(low=-1.0)
+    oracle = Known()
+    one, two = (segment_score(oracle.statistics(segments), model) for segments in (first, second))
+    expected = 0.5 + 0.5 * torch.sign(torch.round(one - two, decimals=2))
+    found = answers(PreferenceTeacher(oracle=oracle, model=model), first, second)
+    assert found.dtype == np.float64
+    assert np.array_equal(found, expected.numpy())
+    assert len(set(found.tolist())) > 1
+
+
+@given(seed=SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_swapping_the_pair_turns_the_answer_of_every_model_around(seed):
+    """p(second, first) = 1 − p(first, second) without noise and for probabilities; a skipped tie stays skipped."""
+    first, second = random_pair(seed, n=30, low=-1.0)
+    first.true_reward[:3] = second.true_reward[:3]  # exact ties
+    for model in PREFERENCE_MODELS:
+        for options in ({}, {"ties": False}, {"noise": "probability", "beta": 0.5}):
+            teacher = PreferenceTeacher(oracle=Known(), model=model, **options)
+            one, two = answers(teacher, first, second), answers(teacher, second, first)
+            np.testing.assert_allclose(two, 1 - one, rtol=0, atol=1e-12)
+
+
+def test_ties_are_scores_that_are_equal_when_rounded():
+    """0.5 to two decimals, or not a tie with more of them; with ties=False they are skipped."""
+    first, second = with_rewards([[1.0, 1.0]] * 2), with_rewards([[1.0, 1.001], [1.0, 1.01]])
+    teacher = PreferenceTeacher(oracle=Known(), model="partial_return")
+    assert answers(teacher, first, second).tolist() == [0.5, 0.0]
+    assert answers(replace(teacher, decimals=4), first, second).tolist() == [0.0, 0.0]
+    np.testing.assert_equal(answers(replace(teacher, ties=False), first, second), [np.nan, 0.0])
+
+
+def test_a_preference_teacher_with_noise_draws_at_the_bradley_terry_rate():
+    """P(first) = σ(β Δ), as a number or as draws, which follow the rng."""
+    n, beta = 5000, 2.0
+    first, second = with_rewards([[0.4, 0.3]] * n), with_rewards([[0.1, 0.1]] * n)
+    p = 1 / (1 + math.exp(-beta * 0.5))
+    teacher = PreferenceTeacher(oracle=Known(), model="partial_return", noise="bernoulli", beta=beta)
+    found = answers(teacher, first, second)
+    assert set(found.tolist()) == {0.0, 1.0}
+    assert within_binomial_bounds(found.sum(), p, n)
+    assert np.array_equal(found, answers(teacher, first, second))
+    assert not np.array_equal(found, answers(teacher, first, second, seed=1))
+    np.testing.assert_allclose(answers(replace(teacher, noise="probability"), first, second), p, atol=1e-6)
+    assert (answers(replace(teacher, noise="probability", beta=0.0), first, second) == 0.5).all()
+
+
+def test_noise_does_not_change_what_is_drawn_afterwards():
+    """Equal generators go on equally whatever the noise, so that teachers are asked for the same pairs."""
+    first, second = random_pair()
+    later = []
+    for noise in ("none", "bernoulli", "probability"):
+        rng = np.random.default_rng(0)
+        PreferenceTeacher(oracle=Known(), noise=noise).answer(first, second, rng)
+        later.append(rng.random())
+    assert len(set(later)) == 1
+
+
+def test_parameters_of_a_preference_teacher_say_model_and_oracle():
+    """JSON with the knobs, and all that the oracle says: its gamma and its sign convention."""
+    teacher = PreferenceTeacher(oracle=Known(), model="advantage", noise="bernoulli", beta=0.5, decimals=3, ties=False)
+    stored = json.loads(json.dumps(teacher.parameters(), allow_nan=False))
+    assert stored == {
+        "teacher": "preference_model", "model": "advantage", "noise": "bernoulli", "beta": 0.5, "decimals": 3,
+        "ties": False, "oracle": "known", "gamma": 0.9, "sign": "higher is better",
+    }  # fmt: skip
+    assert teacher.calibrated(3.0) is teacher
+
+
+@pytest.mark.parametrize(
+    ("knobs", "allowed"),
+    [
+        ({"model": "return"}, "model must be one that Known can serve, partial_return, .* but is 'return'"),
+        ({"noise": "gaussian"}, "noise must be one of none, bernoulli, probability"),
+        ({"beta": math.inf}, r"beta must be in \[0, inf\)"),
+        ({"beta": math.nan}, r"beta must be in \[0, inf\)"),
+        ({"decimals": -1}, "decimals must be >= 0"),
+    ],
+)
+def test_a_preference_teacher_validates_its_knobs(knobs, allowed):
+    """Options out of range are errors that name the allowed set."""
+    with pytest.raises(ConfigError, match=allowed):
+        PreferenceTeacher(oracle=Known(), **knobs)
+
+
+def test_a_model_that_the_oracle_cannot_serve_is_an_error():
+    """A script knows no values of states: a teacher by partial return cannot be made of it."""
+    script = ScriptedOracle(behavior=Known(), env=None)
+    assert PreferenceTeacher(oracle=script).model == "regret"
+    with pytest.raises(ConfigError, match="ScriptedOracle can serve, regret, advantage, but is 'partial_return'"):
+        PreferenceTeacher(oracle=script, model="partial_return")
+
+
+def test_scores_that_are_not_finite_are_never_answers():
+    """NaN would look like a skipped pair."""
+
+    class Diverged(Known):
+        def statistics(self, segments):
+            return SegmentStatistics(*[torch.full((len(segments),), torch.nan)] * 4)
+
+    with pytest.raises(InvalidData, match="score of model 'regret' holds"):
+        answers(PreferenceTeacher(oracle=Diverged()), *random_pair())
+
+
+BY_VALUES = {
+    "regret_tabular": ("delivery", "prefrl/Delivery-v0"),
+    "regret_lqr": ("double_integrator", "prefrl/DoubleIntegrator-v0"),
+    "regret_scripted": ("metaworld", "prefrl/MetaWorld-faucet-open-v0"),
+}
+
+
+@pytest.mark.parametrize("option", BY_VALUES)
+def test_teachers_by_values_are_given_the_environment_of_the_run(option, tmp_path):
+    """The env slot's node, with what the user changed in it, is the oracle's too; it is saved, and built again."""
+    env, id = BY_VALUES[option]
+    config = compose("train", [f"teacher={option}", f"env={env}", "env.width=64" if env != "delivery" else "seed=3"])
+    node = config.components["teacher"]["oracle"]["env"]
+    assert node == config.components["env"]
+    assert node["id"] == id
+    (tmp_path / "config.yaml").write_text(config.text)
+    again = from_saved(tmp_path / "config.yaml")
+    assert again.components["teacher"] == config.components["teacher"]
+    teacher = build(again.components["teacher"], key="teacher")
+    assert teacher.parameters()["oracle"] == {"regret_lqr": "linear_quadratic"}.get(option, option[7:])
+
+
+def test_keys_below_an_oracle_are_checked():
+    """A misspelt argument of the environment, or of the oracle, is found before anything is built."""
+    with pytest.raises(ConfigError, match=r"teacher\.oracle\.gama"):
+        compose("train", ["teacher=regret_tabular", "env=delivery", "teacher.oracle.gama=1.0"])
+    config = compose("train", ["teacher=regret_tabular", "env=delivery"])
+    config.components["teacher"]["oracle"]["env"]["_target_"] = "envs.mak"
+    with pytest.raises(ConfigError, match=r"teacher\.oracle\.env\._target_: cannot find 'envs\.mak'"):
+        check(config.components["teacher"], key="teacher")
+
+
+def test_an_environment_that_the_teacher_cannot_ask_is_refused_before_the_run():
+    """The oracle is made with the teacher, so that hours of collecting do not come first."""
+    config = compose("train", ["teacher=regret_tabular", "env=point_reach"])
+    with pytest.raises(ConfigError, match=r"teacher: .*needs an environment with tables\(\)"):
+        build(config.components["teacher"], key="teacher")
+
+
+def test_critics_need_a_file():
+    """regret_sac names the key to give."""
+    with pytest.raises(ConfigError, match=r"teacher\.oracle\.critic\.path is required"):
+        compose("label", ["teacher=regret_sac"])

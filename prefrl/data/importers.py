@@ -1,7 +1,9 @@
 """Foreign data become an ordinary dataset, and its preferences become ordinary preferences.
 
-``IMPORTERS`` maps a name to its function, for ``prefrl import NAME FILE out=DIR``. Archives are read with
-pickling off: an ``.npz`` that holds Python objects is refused, and never executed.
+``IMPORTERS`` maps a name to its function, for ``prefrl import NAME FILE out=DIR``; what an importer can be told beyond
+that are its further arguments, given as ``options.<argument>=…``. Files are read with pickling off: one that holds
+Python objects is refused, and never executed. Real people's preferences are not part of this project: the user gets the
+authors' files and gives their path (Kim et al. 2023, arXiv 2303.00957; ``prefrl.data.delivery_prefs``).
 """
 
 from __future__ import annotations
@@ -14,16 +16,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prefrl.core import SegmentRefs
 from prefrl.data.dataset import Episodes
+from prefrl.data.delivery_prefs import import_delivery_prefs
 from prefrl.data.labels import from_second_probability
-from prefrl.data.preferences import Preferences, append_preferences
+from prefrl.data.paired_segments import write_pairs
 from prefrl.data.storage import write_dataset
-from prefrl.errors import DamagedFile
+from prefrl.errors import DamagedFile, InvalidData
 
-__all__ = ["IMPORTERS", "Importer", "import_arrays", "import_npz_preferences", "read_npz"]
+__all__ = ["IMPORTERS", "Importer", "import_arrays", "import_human_control", "import_npz_preferences", "read_npz"]
 
 DEFAULT_FPS = 20.0  # the files do not say how fast they were recorded
+CONTROL_SOURCE = "Kim et al. 2023, arXiv 2303.00957"
+CONTROL_PUBLISHED = (
+    "The importer needs one .npz file of people's preferences over segments of Hopper, Lift or Can, first collected by "
+    f"{CONTROL_SOURCE}, published at github.com/jhejna/inverse-preference-learning, folder "
+    "datasets/preference_transformer."
+)
 
 
 class Importer(NamedTuple):
@@ -64,32 +72,60 @@ def import_npz_preferences(file: Path | str, out: Path | str, *, fps: float = DE
     becomes an episode: the first ones are 0 … n - 1, the second ones n … 2n - 1. T observations and actions
     make T - 1 steps, so that the end state is a real one. There is no true reward. Returns the episodes.
     """
+    return _write_control(Path(file), out, _read_control(file), fps=fps, teacher={})
+
+
+def import_human_control(file: Path | str, out: Path | str, *, fps: float = DEFAULT_FPS) -> Episodes:
+    """A file of people's preferences over segments of Hopper, Lift or Can (Kim et al. 2023, arXiv 2303.00957).
+
+    Arrays and episodes are those of ``import_npz_preferences``; labels are 0 (first preferred), 1 (second) or 0.5
+    (neither) and nothing else. Returns the episodes.
+    """
+    if not Path(file).is_file():
+        reason = "is a folder; give one of its files" if Path(file).is_dir() else "is missing"
+        raise DamagedFile(f"{file} {reason}. {CONTROL_PUBLISHED}")
+    arrays = _read_control(file)
+    unknown = ~np.isin(arrays["label"], (0, 0.5, 1))
+    if unknown.any():
+        raise InvalidData(
+            f"{file}: label holds {arrays['label'][unknown][0]}; expected 0 (first preferred), 1 (second) or 0.5 "
+            "(neither). Import other labels with preferences-npz."
+        )
+    return _write_control(Path(file), out, arrays, fps=fps, teacher={"source": CONTROL_SOURCE})
+
+
+def _read_control(file: Path | str) -> dict[str, np.ndarray]:
     arrays = read_npz(file, ("obs_1", "obs_2", "action_1", "action_2", "label"))
+    foreign = {name: str(array.dtype) for name, array in arrays.items() if array.dtype.kind not in "iuf"}
+    if foreign:
+        raise DamagedFile(f"{file}: every array must hold numbers, but there are {foreign}. Download or save it again.")
+    return arrays
+
+
+def _write_control(
+    file: Path, out: Path | str, arrays: dict[str, np.ndarray], *, fps: float, teacher: dict[str, str]
+) -> Episodes:
+    """The episodes of ``import_npz_preferences``; ``teacher`` is told with the file's name."""
     observations = _stack(file, arrays["obs_1"], arrays["obs_2"])  # (2n, T, D)
     actions = _stack(file, arrays["action_1"], arrays["action_2"])[:, :-1]  # (2n, T-1, A)
     episodes, steps = actions.shape[:2]
-    n = len(arrays["label"])
+    n = len(arrays["label"]) if arrays["label"].ndim else 0
     if len(observations) != episodes or observations.shape[1] != steps + 1 or episodes != 2 * n or steps < 1:
         raise DamagedFile(
             f"{file}: {n} labels, observations {observations.shape} and {steps + 1} actions do not fit; "
             "expected (n, T, D), (n, T, A) and (n,) with T >= 2."
         )
-    data = Episodes(
+    return write_pairs(
+        out,
         observations=observations.reshape(-1, observations.shape[2]),
         actions=actions.reshape(-1, actions.shape[2]),
-        true_reward=np.zeros(episodes * steps),
-        success=np.zeros(episodes * steps),
         lengths=np.full(episodes, steps),
-        terminated=np.zeros(episodes),
-        behavior=("imported",) * episodes,
-        seeds=np.full(episodes, -1),
-        env={"id": Path(file).stem, "imported_from": Path(file).name, "has_true_reward": False},
+        p_first=from_second_probability(arrays["label"]),
+        rater=np.zeros(n),
+        teacher=(json.dumps({"name": "imported", "file": file.name, **teacher}),) * n,
+        env={"id": file.stem, "imported_from": file.name},
         fps=fps,
     )
-    preferences = _imported_preferences(Path(file), n, steps, from_second_probability(arrays["label"]))
-    write_dataset(out, data)
-    append_preferences(out, preferences)
-    return data
 
 
 def import_arrays(file: Path | str, out: Path | str, *, fps: float = DEFAULT_FPS) -> Episodes:
@@ -149,22 +185,19 @@ def _stack(file: Path | str, first: np.ndarray, second: np.ndarray) -> np.ndarra
     return np.concatenate([first, second]).astype(np.float32)
 
 
-def _imported_preferences(file: Path, n: int, steps: int, p_first: np.ndarray) -> Preferences:
-    start, length = np.zeros(n), np.full(n, steps)
-    return Preferences(
-        first=SegmentRefs(np.arange(n), start, length),
-        second=SegmentRefs(np.arange(n, 2 * n), start, length),
-        p_first=p_first,
-        rater=np.zeros(n),
-        teacher=(json.dumps({"name": "imported", "file": file.name}),) * n,
-        time=np.zeros(n),
-    )
-
-
 IMPORTERS = {
+    "delivery-prefs": Importer(
+        import_delivery_prefs,
+        "people's preferences in the delivery grid world (arXiv 2206.02231, 2501.06416); FILE is the authors' folder; "
+        "options.conditions=[NAME,…]: only these",
+    ),
+    "human-control-prefs": Importer(
+        import_human_control,
+        "people's preferences over segments of Hopper, Lift and Can (arXiv 2303.00957), one .npz file",
+    ),
     "preferences-npz": Importer(
         import_npz_preferences,
-        "pairs of segments with labels: obs_1, obs_2, action_1, action_2, label (1 = second)",
+        "any pairs of segments with labels: obs_1, obs_2, action_1, action_2, label (1 = second)",
     ),
     "arrays-npz": Importer(
         import_arrays,

@@ -63,5 +63,5 @@ def label(
             return Preferences.concat(answered)
     raise InvalidData(
         f"The teacher skipped too often: {missing} of {comparisons} comparisons unanswered after 20 rounds. "
-        "Lower teacher.skip."
+        "Lower teacher.skip, or set teacher.ties=true where ties are skipped."
     )
