@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["draw_agent", "draw_board", "draw_path"]
+__all__ = ["draw_agent", "draw_board", "draw_choices", "draw_path"]
 
 Color = tuple[int, int, int]
 Point = tuple[float, float]
@@ -181,6 +181,23 @@ def draw_path(
     for number, badge in enumerate(badges, start=1):
         _badge(canvas.around(badge), badge, str(number))
     return frame
+
+
+def draw_choices(
+    frame: np.ndarray, position: tuple[int, int], choices: Sequence[tuple[tuple[int, int], float]], *, cell_size: int
+) -> None:
+    """Paint what is done at (row, column) into ``frame``: (move, probability) pairs as arrows.
+
+    One choice is an arrow through the cell. Several are shorter arrows from its middle, in proportion to how likely
+    each is; those less than a tenth as likely as the likeliest are left out.
+    """
+    x, y = _center(position)
+    most = max(share for _, share in choices)
+    shown = [(move, share / most) for move, share in choices if share >= 0.1 * most]
+    for (down, right), share in shown:
+        back, ahead = (0.34, 0.38) if len(shown) == 1 else (-0.06, 0.26 + 0.18 * share)
+        start, end = (x - back * right, y - back * down), (x + ahead * right, y + ahead * down)
+        _arrow(_Canvas(frame, cell_size).around(start, end), start, end)
 
 
 def _center(position: tuple[int, int]) -> Point:

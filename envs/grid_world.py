@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from envs.grid_drawing import draw_agent, draw_board, draw_path
+from envs.grid_drawing import draw_agent, draw_board, draw_choices, draw_path
 from envs.names import UnknownName, check_name
 
 __all__ = ["ACTIONS", "FEATURES", "Cell", "GridWorld", "Outcome", "Tables", "read_board"]
@@ -125,6 +125,7 @@ class GridWorld(gym.Env[np.int64, np.int64]):
         cell_size: of a cell in frames, at least 8 [px].
     """
 
+    feature_names: ClassVar[tuple[str, ...]] = FEATURES
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}  # type: ignore[misc]
 
     def __init__(
@@ -225,6 +226,21 @@ class GridWorld(gym.Env[np.int64, np.int64]):
         draw_agent(frame, positions[0], cell_size=self.cell_size)
         moves = [ACTIONS[int(action)] for action in actions[:steps]]
         return draw_path(frame, positions[: steps + 1], moves, cell_size=self.cell_size)
+
+    def draw_policy(self, policy: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+        """A frame with the actions of a policy (S, A) of probabilities as arrows, in every cell that one can act in.
+
+        Actions that are equally good are shorter arrows from the middle of a cell. Needs no ``render_mode``.
+        """
+        chosen = np.asarray(policy, dtype=np.float64)
+        shape = (self.board.size, len(ACTIONS))
+        if chosen.shape != shape or not ((chosen >= 0).all() and np.allclose(chosen.sum(1), 1)):
+            raise ValueError(f"policy must be {shape} probabilities that sum to 1 in each row, got {chosen.shape}")
+        frame = self._board_picture()
+        for state in np.flatnonzero(~self._tables.terminal):
+            choices = list(zip(ACTIONS, chosen[state].tolist(), strict=True))
+            draw_choices(frame, self.position(int(state)), choices, cell_size=self.cell_size)
+        return frame
 
     def _board_picture(self) -> np.ndarray:
         if self._picture is None:

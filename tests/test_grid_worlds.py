@@ -328,6 +328,58 @@ def test_long_segments_fit_the_picture_at_any_size():
         np.testing.assert_array_equal(frame[3 * size :], env.draw_segment([0], [])[3 * size :])
 
 
+def chosen(env, *actions):
+    """The policy that does these actions alike everywhere."""
+    policy = np.zeros((env.board.size, len(ACTIONS)))
+    policy[:, list(actions)] = 1 / len(actions)
+    return policy
+
+
+def changed_cells(env, frame, pixels):
+    """(rows, columns) bool: cells in which at least so many pixels of ``frame`` are not the board's."""
+    rows, columns = env.board.shape
+    unlike = (frame != env._board_picture()).any(-1).reshape(rows, env.cell_size, columns, env.cell_size)
+    return unlike.sum((1, 3)) >= pixels
+
+
+@pytest.mark.parametrize("world", [delivery(), delivery(cell_size=16), drawn("deterministic", 0)], ids=str)
+def test_a_policy_is_drawn_where_one_can_act(world):
+    """An arrow in every cell but goals, sheep and houses, of which nothing reaches over into another cell."""
+    for action in range(4):
+        cells = changed_cells(world, world.draw_policy(chosen(world, action)), pixels=10)
+        np.testing.assert_array_equal(cells.ravel(), ~world.tables().terminal)
+        anything = changed_cells(world, world.draw_policy(chosen(world, action)), pixels=1)
+        np.testing.assert_array_equal(anything, cells)
+
+
+def test_arrows_point_where_the_action_goes():
+    """Up is down turned over and left is right mirrored; arrow heads are on the side that one moves to."""
+    env = world(board=read_board("...\n...\nG.."), cell_size=33)
+    pictures = [env.draw_policy(chosen(env, a))[33:66, 33:66].astype(int) for a in range(4)]
+    dark = [(picture.sum(-1) < 300) for picture in pictures]
+    assert dark[UP][:16].any(0).sum() > 1.5 * dark[UP][17:].any(0).sum()
+    assert dark[RIGHT][:, 17:].any(1).sum() > 1.5 * dark[RIGHT][:, :16].any(1).sum()
+    assert (dark[UP] != dark[DOWN][::-1]).sum() <= 4
+    assert (dark[LEFT] != dark[RIGHT][:, ::-1]).sum() <= 4
+
+
+def test_equally_good_actions_are_shorter_arrows():
+    """Two ways are both shown, each with less ink than an arrow of its own; an unlikely one is left out."""
+    env = world(board=read_board(".G"))
+    ink = {
+        actions: int((env.draw_policy(chosen(env, *actions))[:, :32].sum(-1) < 300).sum())
+        for actions in ((UP,), (RIGHT,), (UP, RIGHT))
+    }
+    assert max(ink[UP,], ink[RIGHT,]) < ink[UP, RIGHT] < ink[UP,] + ink[RIGHT,]
+    nearly = chosen(env, UP) * 0.99 + chosen(env, RIGHT) * 0.01
+    np.testing.assert_array_equal(env.draw_policy(nearly), env.draw_policy(chosen(env, UP)))
+
+
+def test_features_are_named():
+    """As many names as weights, those of the module."""
+    assert delivery().feature_names == FEATURES
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -361,6 +413,8 @@ STEP = (1, 0, 0, 0, 0, 0)
         (lambda: world().state_at(1, 0), "not on a board"),
         (lambda: world().draw_segment([0, 1], [0, 0]), "T actions have T"),
         (lambda: world().draw_segment([0, 0], [4]), "before a terminal state"),
+        (lambda: world().draw_policy(np.ones((2, 4))), r"\(2, 4\) probabilities that sum to 1"),
+        (lambda: world().draw_policy(np.full((4, 2), 0.5)), r"got \(4, 2\)"),
         (lambda: read_board("..\n."), "lines of equal length"),
         (lambda: read_board("x."), "'x'"),
         (lambda: envs.random_grid(np.random.default_rng(0), "risky"), "did you mean 'risk'"),

@@ -18,9 +18,11 @@ from prefrl.evaluation.plots import (
     _ranks,
     calibration_curve,
     colors_for,
+    image_png,
     learning_curves,
     return_scatter,
     success_bars,
+    weight_bars,
 )
 from prefrl.evaluation.report import Picture, Report, RewardModel, Table, Video, policy_row, write_report
 
@@ -214,6 +216,14 @@ def pictures():
     return {
         "bars": success_bars(["BC", "aligned"], estimates),
         "curves": learning_curves(curves, title="Success", xlabel="updates", ylabel="", percent=True),
+        "factors": learning_curves(curves[1:], title="", xlabel="", ylabel="", logarithmic=True),
+        "weights": weight_bars(
+            ["step", "goal"],
+            {"a": [-1.0, 50.0], "b": [0.0, -70.0]},
+            title="",
+            note="",
+            colors={"a": "#111", "b": "#222"},
+        ),
         "scatter": return_scatter(t, t**3, groups=["a"] * 10 + ["b"] * 20),
         "constant": return_scatter(t, np.zeros(30)),
         "calibration": calibration_curve([0.1, 0.9], [0.0, 1.0], [3, 5]),
@@ -229,6 +239,15 @@ def test_plots_are_pngs_and_the_same_every_time():
             assert image.format == "PNG"
             assert min(image.size) >= 250
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_frames_become_the_same_picture():
+    """A frame as PNG has its pixels."""
+    frame = np.random.default_rng(0).integers(256, size=(5, 7, 3), dtype=np.uint8)
+    with Image.open(BytesIO(image_png(frame))) as image:
+        assert np.array_equal(np.asarray(image), frame)
+    with pytest.raises(InvalidData, match="uint8"):
+        image_png(frame / 255)
 
 
 def test_plots_leave_no_state():
@@ -258,5 +277,7 @@ def test_plots_refuse_nan():
     """A NaN would be a silent gap in a line."""
     with pytest.raises(InvalidData, match="'loss'"):
         learning_curves([Curve("loss", [0, 1], [1.0, np.nan])], title="", xlabel="", ylabel="")
+    with pytest.raises(InvalidData, match="'mine'"):
+        weight_bars(["step"], {"mine": [np.nan]}, title="", note="", colors={"mine": "#111"})
     with pytest.raises(InvalidData, match="learned returns"):
         return_scatter(np.zeros(2), np.array([0.0, np.inf]))

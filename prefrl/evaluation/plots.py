@@ -15,8 +15,10 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from prefrl.core import require_finite
+from prefrl.errors import InvalidData
 from prefrl.evaluation.intervals import Estimate
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "Curve",
     "calibration_curve",
     "colors_for",
+    "image_png",
     "learning_curves",
     "return_scatter",
     "success_bars",
+    "weight_bars",
 ]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#6A51A3", "#7F7F7F")
@@ -95,9 +99,13 @@ def learning_curves(
     xlabel: str,
     ylabel: str,
     percent: bool = False,
+    logarithmic: bool = False,
     colors: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Lines over training, a band around each where it has one; ``percent`` is for values in [0, 1]."""
+    """Lines over training, a band around each where it has one; ``percent`` is for values in [0, 1].
+
+    ``logarithmic``: equal steps to the right are equal factors, with a mark at each of the curves' steps.
+    """
     colors = colors or colors_for([curve.name for curve in curves])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.8), dpi=150, layout="constrained")
@@ -112,6 +120,10 @@ def learning_curves(
             axes.plot(curve.steps, curve.values, color=color, linewidth=1.8, label=curve.name, **mark)
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6))
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_xticks(sorted({step for curve in curves for step in curve.steps}), minor=False)
+            axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1 or x == 0 else f"{x:g}")
         if percent:
             axes.set_ylim(-0.03, 1.03)
@@ -147,6 +159,55 @@ def return_scatter(
         if groups is not None:
             figure.legend(loc="outside lower center", ncols=3)
         return _png(figure)
+
+
+def weight_bars(
+    names: Sequence[str], weights: Mapping[str, Sequence[float]], *, title: str, note: str, colors: Mapping[str, str]
+) -> bytes:
+    """A group of bars for each of F names, one for each of the (F,) weights, on a scale that shows small ones too.
+
+    The scale is linear between −1 and 1 and logarithmic beyond.
+    """
+    height = 0.8 / len(weights)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 1.3 + 0.26 * len(names) * len(weights)), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        for i, (name, values) in enumerate(weights.items()):
+            require_finite(f"The weights {name!r}", np.asarray(values, dtype=np.float64))
+            rows = np.arange(len(names)) + (i - (len(weights) - 1) / 2) * height
+            axes.barh(rows, values, height=0.9 * height, color=colors[name], label=name)
+            for row, value in zip(rows, values, strict=True):
+                text = f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+                axes.annotate(
+                    text.replace("-", "−"), (value, row), xytext=(3 if value >= 0 else -3, 0), fontsize=8,
+                    textcoords="offset points", va="center", ha="left" if value >= 0 else "right",
+                )  # fmt: skip
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.set(yticks=range(len(names)), title=title, xlabel=note)
+        largest = max(abs(value) for values in weights.values() for value in values)
+        limit = 10 * 10 ** np.ceil(np.log10(max(largest, 1.0)))
+        ticks = [0.0, *(sign * 10.0**power for power in range(int(np.log10(limit))) for sign in (-1, 1))]
+        axes.set_xlim(-limit / 2, limit / 2)
+        axes.set_xticks(sorted(ticks))
+        axes.set_yticklabels(names, color=INK)
+        axes.invert_yaxis()
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}".replace("-", "−"))
+        axes.grid(False, axis="y")
+        figure.legend(loc="outside lower center", ncols=3)
+        return _png(figure)
+
+
+def image_png(frame: np.ndarray) -> bytes:
+    """A frame (H, W, 3) uint8 as a PNG.
+
+    >>> image_png(np.zeros((2, 3, 3), dtype=np.uint8))[1:4]
+    b'PNG'
+    """
+    if frame.dtype != np.uint8 or frame.ndim != 3:
+        raise InvalidData(f"A picture must be uint8 (H, W, 3), but is {frame.dtype} {frame.shape}.")
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def calibration_curve(

@@ -5,7 +5,7 @@ Frames are (T, H, W, 3) uint8, RGB. The encoder is the ffmpeg that imageio-ffmpe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from prefrl.errors import InvalidData, PrefrlError
 from prefrl.files import atomic_path
 from prefrl.protocols import Behavior, MakeEnv
+from prefrl.spaces import to_env
 
-__all__ = ["VideoUnavailable", "render_episode", "side_by_side", "write_gif", "write_video"]
+__all__ = ["VideoUnavailable", "film_side_by_side", "render_episode", "side_by_side", "write_gif", "write_video"]
 
 INK, BAR, GAP = (240, 243, 246), (27, 31, 36), (13, 17, 23)
 SUCCESS, FAILURE = (
@@ -57,7 +58,7 @@ def render_episode(
         behavior.reset(env, np.random.default_rng(seed))
         frames, success = [_frame(env)], False
         for step in range(1, max_steps + 1):
-            observation, _, terminated, truncated, info = env.step(behavior.act(observation))
+            observation, _, terminated, truncated, info = env.step(to_env(env.action_space, behavior.act(observation)))
             success |= bool(info.get("success", False))
             if success and after_success is not None:
                 max_steps = min(max_steps, step + after_success)
@@ -130,6 +131,20 @@ def _label_bar(label: str, mark: bool | None, font: Any, *, width: int, height: 
     draw.text((width - margin, middle), words, fill=color, font=font, anchor="rm")
     draw.rectangle((0, height - line, width, height), fill=color)
     return np.asarray(image)
+
+
+def film_side_by_side(
+    path: Path, behaviors: Mapping[str, Behavior], make_env: MakeEnv, *, fps: float, **episode: Any
+) -> Path:
+    """The same episode of each behavior, labelled by its name, as ``path`` (mp4) and as a gif beside it.
+
+    ``episode``: seed, max_steps and further arguments of :func:`render_episode`.
+    """
+    filmed = [render_episode(behavior, make_env, **episode) for behavior in behaviors.values()]
+    frames = side_by_side([f for f, _ in filmed], list(behaviors), success=[s for _, s in filmed])
+    write_video(path, frames, fps=fps)
+    write_gif(path.with_suffix(".gif"), frames, fps=fps)
+    return path
 
 
 def write_video(path: Path | str, frames: np.ndarray, fps: float) -> None:

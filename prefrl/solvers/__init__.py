@@ -21,6 +21,7 @@ from prefrl.solvers.linear_reward import (
     successor_feature_values,
     tabular_advantage,
 )
+from prefrl.solvers.recorded import recorded_trace
 from prefrl.solvers.segments import (
     Trace,
     one_hot_features,
@@ -55,6 +56,7 @@ from prefrl.solvers.tabular import (
     uniform_policy,
     value_iteration,
 )
+from prefrl.solvers.tabular_policy import TabularPolicy
 
 __all__ = [
     "DELIVERY_WEIGHTS",
@@ -66,6 +68,7 @@ __all__ = [
     "ScaledReturn",
     "SegmentPairs",
     "TabularMDP",
+    "TabularPolicy",
     "Trace",
     "Values",
     "expected_next",
@@ -80,6 +83,7 @@ __all__ = [
     "partition_pairs",
     "policy_pool",
     "policy_values",
+    "recorded_trace",
     "rewards",
     "rollout_cost",
     "sample_segments",
