@@ -73,6 +73,9 @@ def fit_score(
 ) -> FitReport:
     """Train ``score`` in place by Adam; learning rate and early stop as in B-Pref (arXiv 2111.03026).
 
+    Whatever a score does in training mode only, dropout for example, is on in the updates and off in every
+    measurement, and off in the score that is left.
+
     Args:
         epochs: passes over the training comparisons. batch_size: comparisons per member and step.
         weight_decay: decoupled (AdamW, arXiv 1711.05101); 0 is Adam.
@@ -155,6 +158,7 @@ def _train_epoch(training: _Training, pairs: Pairs, samples: Tensor, batch_size:
     order = torch.stack([torch.randperm(n, generator=training.generator) for _ in range(members)])
     rows = samples.gather(1, order).to(pairs.p_first.device)  # (N, n)
     total, hits, decided = torch.zeros(3, device=rows.device).unbind()
+    training.score.train()
     for batch in rows.split(batch_size, dim=1):  # (N, b)
         p_first = pairs.p_first[batch]
         logit = pairs.logits(training.score, batch)
@@ -173,6 +177,7 @@ def _train_epoch(training: _Training, pairs: Pairs, samples: Tensor, batch_size:
 
 def _measure(score: TrainableScore, pairs: Pairs) -> Fit:
     """Judge the mean score of the members: its logit is the mean of theirs."""
+    score.train(False)
     with torch.no_grad():
         rows = torch.arange(len(pairs), device=pairs.p_first.device)
         logits = [pairs.logits(score, chunk.expand(score.members, -1)).mean(0) for chunk in rows.split(128)]

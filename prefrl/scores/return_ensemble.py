@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prefrl.core import SegmentBatch, require_finite
-from prefrl.errors import ConfigError, InvalidData
+from prefrl.errors import ConfigError
 from prefrl.linear import stacked_mlp
+from prefrl.scores.standardized import StandardizedScore
 
 __all__ = ["ReturnEnsemble"]
 
@@ -30,12 +30,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 OUTPUTS = ("tanh", "linear")
 
 
-class ReturnEnsemble(nn.Module):
+class ReturnEnsemble(StandardizedScore):
     r"""Score of a segment: the sum of a learned reward r_i(o, a) over its real steps; N independent members.
 
     All members are one model: weights are stacked (N, out, in), and one call computes and trains them all.
-    Inputs are standardized by (x − mean) / max(std, std_floor) with statistics from ``fit_normalization``
-    (Meta-World's states are positions that vary by centimeters: without it the networks see constants).
+    Inputs are standardized with statistics from ``fit_normalization``.
 
     Args:
         observation_size, action_size: D and A.
@@ -44,9 +43,6 @@ class ReturnEnsemble(nn.Module):
         normalize: standardize inputs. std_floor: smallest divisor, so that constant inputs do not explode.
         seed: of the initial weights (those of ``nn.Linear``, drawn for each member on its own).
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -61,11 +57,11 @@ class ReturnEnsemble(nn.Module):
         std_floor: float = 1e-3,
         seed: int,
     ) -> None:
-        super().__init__()
-        _validate(members, hidden, activation, output, std_floor)
-        self.members, self.output, self.normalize, self.std_floor = members, output, normalize, std_floor
-        self._activation = ACTIVATIONS[activation]
+        _validate(members, hidden, activation, output)
         sizes = [observation_size + action_size, *hidden, 1]
+        super().__init__(input_size=sizes[0], members=members, normalize=normalize, std_floor=std_floor)
+        self.output = output
+        self._activation = ACTIVATIONS[activation]
         generator = torch.Generator().manual_seed(seed)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -73,8 +69,6 @@ class ReturnEnsemble(nn.Module):
             bound = fan_in**-0.5  # the initialization of nn.Linear
             self.weights.append(_uniform((members, fan_out, fan_in), bound, generator))
             self.biases.append(_uniform((members, fan_out), bound, generator))
-        self.register_buffer("mean", torch.zeros(sizes[0]))
-        self.register_buffer("std", torch.ones(sizes[0]))
 
     @classmethod
     def for_data(
@@ -105,42 +99,16 @@ class ReturnEnsemble(nn.Module):
         score.fit_normalization(observations, actions)
         return score
 
-    def forward(self, segments: SegmentBatch) -> Tensor:
-        """(N, B): sum of each member's reward over the real steps of each segment."""
-        encoded = self.encode(segments)  # (B, T, D + A)
-        return self.score_encoded(encoded.expand(self.members, *encoded.shape), segments.mask)
-
     def reward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(N, B): each member's reward of (B, D), (B, A)."""
-        inputs = self._standardize(torch.cat([observations, actions], dim=-1))
+        inputs = self.standardize(observations, actions)
         return self._rewards(inputs.expand(self.members, *inputs.shape))
 
-    def fit_normalization(self, observations: Tensor, actions: Tensor) -> None:
-        """Take input statistics from steps (..., D), (..., A); nothing happens with ``normalize=False``."""
-        if not self.normalize:
-            return
-        inputs = torch.cat([observations, actions], dim=-1).flatten(0, -2).to(self.mean.dtype)
-        require_finite("observations and actions", inputs)
-        if len(inputs) < 2:
-            raise InvalidData(f"Input statistics need at least 2 steps, but there are {len(inputs)}.")
-        self.mean.copy_(inputs.mean(0))
-        self.std.copy_(inputs.std(0).clamp_min(self.std_floor))
-
-    def encode(self, segments: SegmentBatch) -> Tensor:
-        """(B, T, D + A): the part of the score without parameters; a training loop computes it once."""
-        return self._standardize(torch.cat([segments.observations[:, :-1], segments.actions], dim=-1))
-
     def score_encoded(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """(N, B): scores of encoded segments (N, B, T, D + A), where each member may see other segments.
-
-        mask: (N, B, T) or (B, T) bool, True on real steps; None if there is no padding.
-        """
+        """(N, B): sums of the rewards over the real steps of encoded segments (N, B, T, D + A)."""
         N, B, T, size = encoded.shape
         rewards = self._rewards(encoded.reshape(N, B * T, size)).view(N, B, T)
         return (rewards if mask is None else rewards * mask).sum(-1)
-
-    def _standardize(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean) / self.std if self.normalize else inputs
 
     def _rewards(self, inputs: Tensor) -> Tensor:
         """(N, M, D + A) -> (N, M)."""
@@ -152,12 +120,10 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
     return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * bound)
 
 
-def _validate(members: int, hidden: Sequence[int], activation: str, output: str, std_floor: float) -> None:
+def _validate(members: int, hidden: Sequence[int], activation: str, output: str) -> None:
     if members < 1 or any(width < 1 for width in hidden):
         raise ConfigError(f"score: members and every hidden width must be >= 1, but are {members} and {list(hidden)}.")
     if activation not in ACTIVATIONS:
         raise ConfigError(f"score: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}.")
     if output not in OUTPUTS:
         raise ConfigError(f"score: output must be one of {', '.join(OUTPUTS)}, but is {output!r}.")
-    if not std_floor > 0:
-        raise ConfigError(f"score: std_floor must be > 0, but is {std_floor}.")

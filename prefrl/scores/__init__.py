@@ -1,0 +1,6 @@
+"""What explains answers: scores of segments, each an ensemble of independent members."""
+
+from prefrl.scores.preference_transformer import PreferenceTransformer
+from prefrl.scores.return_ensemble import ReturnEnsemble
+
+__all__ = ["PreferenceTransformer", "ReturnEnsemble"]
