@@ -76,6 +76,7 @@ class CPL:
         loss: Callable[..., Tensor] = cpl,
         bc_steps: int = 200_000,
         warmup_steps: int = 10_000,
+        decay_steps: int | None = None,
         lr: float = 1e-4,
         bc_lr: float = 1e-4,
         hidden: Sequence[int] = (512, 512),
@@ -85,9 +86,10 @@ class CPL:
     ) -> None:
         _require_data(comparisons, action_low)
         self.loss, self.needs_reference = _prepared(loss)
-        _require_ranges(bc_steps, warmup_steps, lr, bc_lr, self.needs_reference)
+        _require_ranges(bc_steps, warmup_steps, decay_steps, lr, bc_lr, self.needs_reference)
         _warn_without_regularization(loss)
-        self.bc_steps, self.warmup_steps, self.lr, self.bc_lr = bc_steps, warmup_steps, lr, bc_lr
+        self.bc_steps, self.warmup_steps, self.decay_steps = bc_steps, warmup_steps, decay_steps
+        self.lr, self.bc_lr = lr, bc_lr
         self.policy = make_policy(
             SquaredErrorPolicy if policy == "deterministic" else policy,
             data=_steps(comparisons),
@@ -114,7 +116,7 @@ class CPL:
         if self.step < self.bc_steps:
             loss = -(first.total + second.total).sum() / (first.lengths + second.lengths).sum()
         else:
-            self.optimizer.param_groups[0]["lr"] = self.lr * self._warmup()
+            self.optimizer.param_groups[0]["lr"] = self.lr * self._schedule()
             loss = self.loss(Pairs(first, second), batch.p_first).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -153,9 +155,13 @@ class CPL:
     def _frozen_policy(self) -> Any:
         return copy.deepcopy(self.policy).requires_grad_(False)
 
-    def _warmup(self) -> float:
-        """Share in (0, 1] of the learning rate in this update of stage 2."""
-        return min(1.0, (self.step - self.bc_steps + 1) / max(self.warmup_steps, 1))
+    def _schedule(self) -> float:
+        """Share in (0, 1] of the learning rate in this update of stage 2: a linear rise, then a cosine to 1 %."""
+        done = self.step - self.bc_steps
+        share = min(1.0, (done + 1) / max(self.warmup_steps, 1))
+        if self.decay_steps is None:
+            return share
+        return share * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done / self.decay_steps))))
 
     def _log_probs(self, segments: SegmentBatch) -> LogProbs:
         """Log-probs (B, T) under the policy and, in stage 2, under the reference if the loss reads one."""
@@ -227,12 +233,15 @@ def _require_data(comparisons: Comparisons, action_low: np.ndarray) -> None:
     require_probability("p_first", comparisons.p_first)
 
 
-def _require_ranges(bc_steps: int, warmup_steps: int, lr: float, bc_lr: float, needs_reference: bool) -> None:
+def _require_ranges(
+    bc_steps: int, warmup_steps: int, decay_steps: int | None, lr: float, bc_lr: float, needs_reference: bool
+) -> None:
     least = 1 if needs_reference else 0
     why = " for a loss that reads a reference, which is the policy after them" if needs_reference else ""
     allowed = {
         f"bc_steps must be >= {least}{why}, but is {bc_steps}": bc_steps >= least,
         f"warmup_steps must be >= 0, but is {warmup_steps}": warmup_steps >= 0,
+        f"decay_steps must be >= 1 or null, but is {decay_steps}": decay_steps is None or decay_steps >= 1,
         f"lr must be > 0, but is {lr}": lr > 0,
         f"bc_lr must be > 0, but is {bc_lr}": bc_lr > 0,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ def options(group: str) -> list[str]:
 
 def read_yaml(*parts: str) -> dict[str, Any]:
     """One YAML file of the configs folder, not composed: ``read_yaml("agent", "iql")``."""
-    file = config_root().joinpath(*parts).with_suffix(".yaml")
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    with config_root().joinpath(*parts).with_suffix(".yaml").open(encoding="utf-8") as file:  # its name is in errors
+        return yaml.safe_load(file) or {}
 
 
 def option_values(group: str, option: str) -> dict[str, Any]:
@@ -75,19 +75,50 @@ def option_values(group: str, option: str) -> dict[str, Any]:
     return {key: value for values in [*inherited, own] for key, value in values.items()}
 
 
-def slots(command: str) -> dict[str, tuple[str, str | None]]:
+def slots(command: str, chosen: Mapping[str, str] | None = None) -> dict[str, tuple[str, str | None]]:
     """Slot → (group, default option) of a command; the default ``agent@baseline: OPTION`` fills slot baseline.
+
+    What is ``chosen`` for a slot may bring other defaults (``override /teacher@_global_.teacher: OPTION``). Of several,
+    that of the slot which stands last in the command's list holds: an experiment's over a recipe's.
 
     >>> slots("train")["baseline"]
     ('agent', 'bc_deterministic')
+    >>> slots("train", {"recipe": "cpl"})["teacher"]
+    ('teacher', 'regret_scripted')
     """
-    found = {}
-    for entry in read_yaml(command).get("defaults", []):
-        if isinstance(entry, dict):
-            (name, option), *_ = entry.items()
-            group, _, slot = name.removeprefix("optional ").removeprefix("override ").partition("@")
-            found[slot or group] = (group, option)
-    return found
+    chosen = chosen or {}
+    own = {_slot(name): (_group(name), option) for name, option in _choices(read_yaml(command))}
+    overridden: dict[str, str | None] = {}
+    for slot, (group, option) in reversed(own.items()):
+        for name, value in _overrides(group, chosen.get(slot, overridden.get(slot, option))):
+            overridden.setdefault(_slot(name), value)
+    return {slot: (group, overridden.get(slot, option)) for slot, (group, option) in own.items()}
+
+
+def _choices(values: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """The entries ``group@slot: option`` of a defaults list."""
+    return [item for entry in values.get("defaults", []) if isinstance(entry, dict) for item in entry.items()]
+
+
+def _overrides(group: str, option: str | None) -> Iterator[tuple[str, str | None]]:
+    """What an option chooses for other slots, the strongest first: its last word, its own before its base's."""
+    if option not in options(group):
+        return
+    values = read_yaml(group, str(option))
+    yield from ((name, value) for name, value in reversed(_choices(values)) if name.startswith("override "))
+    for base in reversed(values.get("defaults", [])):
+        if isinstance(base, str):
+            yield from _overrides(group, base)
+
+
+def _group(name: str) -> str:
+    """``optional agent@baseline`` → ``agent``."""
+    return name.removeprefix("optional ").removeprefix("override ").removeprefix("/").partition("@")[0]
+
+
+def _slot(name: str) -> str:
+    """``agent@baseline`` → ``baseline``, and without ``@`` the group."""
+    return name.partition("@")[2].removeprefix("_global_.") or _group(name)
 
 
 def targets() -> set[str]:

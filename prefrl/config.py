@@ -23,7 +23,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prefrl.catalog import config_root, options, slots, targets
+from prefrl.catalog import config_root, groups, options, slots, targets
 from prefrl.errors import ConfigError, DamagedFile, PrefrlError
 from prefrl.schemas import SCHEMAS
 from prefrl.signatures import check_arguments, hint
@@ -60,20 +60,29 @@ def compose(command: str, overrides: Sequence[str] = (), *, incomplete: bool = F
 
     ``incomplete`` leaves what is required and not given as ``???``, to show the configuration.
     """
-    available = slots(command)
-    words = _words(overrides)
-    unfilled = [slot for slot, (_, option) in available.items() if incomplete and option == "???" and slot not in words]
-    words |= dict.fromkeys(unfilled, "null")
+    words, available = _words(overrides), slots(command)
     for slot in available.keys() & words.keys():
         _check_option(slot, available[slot][0], words[slot])
+    try:
+        available = slots(command, words)  # with the defaults of the chosen recipe and experiment
+    except yaml.YAMLError as error:
+        raise ConfigError(_said(error)) from error
+    unfilled = [slot for slot, (_, option) in available.items() if incomplete and option == "???" and slot not in words]
+    words |= dict.fromkeys(unfilled, "null")
+    own = {f.name for f in fields(SCHEMAS[command])}
+    named_as_groups = {k: v for k, v in words.items() if k in own and k in groups()}  # Hydra would seek an option
     effective = {k: v for k, v in words.items() if (v, available.get(k, ("", ""))[1]) != ("null", None)}
-    texts = {key: _override(command, key, value, available) for key, value in effective.items()}
+    texts = {
+        key: _override(command, key, value, available) for key, value in effective.items() if key not in named_as_groups
+    }
     try:
         cfg = _hydra_compose(command, list(texts.values()))
     except UNREADABLE as error:
         chosen = [text for key, text in texts.items() if key in available]
         _check_keys(words, _valid_keys(command, chosen), available)
         raise ConfigError(_said(error)) from error
+    for key, value in named_as_groups.items():
+        cfg[key] = None if value == "null" else value.strip("'\"")
     choices = {slot: words.get(slot, option) for slot, (_, option) in available.items()}
     kept = {slot: option for slot, option in choices.items() if option not in (None, "null")}
     if type(cfg.get("dataset")) is str:  # so that a run can be resumed from another directory

@@ -216,3 +216,18 @@ def test_discrete_actions_are_refused():
             max_steps=2,
             seed=0,
         )
+
+
+def test_numbers_of_episodes_can_be_replaced():
+    """``episodes`` in place of the groups' own: as groups of those sizes; another length is refused."""
+    sizes = {"own": (1, 4), "asked": (3, 2)}
+    own, asked = (
+        [BehaviorGroup("slow", slow, Walker(0.1)), BehaviorGroup("fast", fast, Walker(0.9))]
+        for slow, fast in sizes.values()
+    )
+    make = lambda *, seed: Corridor()  # noqa: E731
+    found = collect_episodes(make, own, max_steps=5, seed=0, episodes=[3, 2])
+    assert found.behavior == ("slow",) * 3 + ("fast",) * 2
+    assert same_episodes(found, collect_episodes(make, asked, max_steps=5, seed=0))
+    with pytest.raises(InvalidData, match=r"one number for each of \['slow', 'fast'\], but is \[3\]"):
+        collect_episodes(make, own, max_steps=5, seed=0, episodes=[3])

@@ -82,7 +82,7 @@ def test_list_shows_what_can_be_chosen(capsys):
     assert main(["list"]) == 0
     assert "point_reach" in capsys.readouterr().out
     known = {
-        "losses": "DPO, arXiv 2305.18290", "importers": "preferences-npz", "arms": "true_reward", "queries": "uniform",
+        "losses": "DPO, arXiv 2305.18290", "importers": "preferences-npz", "arms": "cpl_negated", "queries": "uniform",
     }  # fmt: skip
     for group, expected in known.items():
         assert main(["list", group]) == 0

@@ -6,11 +6,15 @@ import re
 import shlex
 from dataclasses import fields
 
+import hydra
 import pytest
 import torch
 
+from prefrl import catalog
+from prefrl import config as config_module
 from prefrl.catalog import config_root, describe, groups, option_values, options, read_yaml, slots
 from prefrl.cli import EPILOG, parse
+from prefrl.commands import default_folder
 from prefrl.config import build, check, compose, locate
 from prefrl.errors import ConfigError
 from prefrl.launch import make_recipe
@@ -77,6 +81,54 @@ def test_every_experiment_makes_a_recipe(experiment, restored):
     """The default and each experiment build everything, up to the first step."""
     recipe = make_recipe(compose("train", [f"experiment={experiment}"] if experiment else []))
     assert callable(recipe.train)
+
+
+@pytest.mark.parametrize("recipe", options("recipe"))
+def test_every_recipe_builds_with_its_own_defaults(recipe, restored):
+    """`recipe=NAME` alone is enough, up to the first step."""
+    assert callable(make_recipe(compose("train", [f"recipe={recipe}"])).train)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *([f"recipe={name}"] for name in options("recipe")), *([f"experiment={name}"] for name in EXPERIMENTS),
+     ["recipe=cpl", "experiment=faucet_close"], ["recipe=regret", "experiment=point"],
+     ["experiment=delivery", "recipe=cpl"], ["recipe=cpl", "teacher=oracle", "direct=cpl_kl"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_choices_are_those_of_hydra(words):
+    """The recipe's defaults, the experiment's over them and the user's over both, are found without composing."""
+    with hydra.initialize_config_dir(str(ROOT), version_base="1.3"):
+        named = {"direct": "agent@direct"}
+        texts = ["=".join([named.get(key, key), value]) for key, value in (word.split("=") for word in words)]
+        found = hydra.compose("train", texts, return_hydra_config=True).hydra.runtime.choices
+    expected = {name.partition("@")[2] or name: option for name, option in found.items() if "hydra/" not in name}
+    assert compose("train", words).choices == {slot: option for slot, option in expected.items() if option}
+
+
+def test_a_recipe_chooses_its_own_parts():
+    """Whose word counts: the user's, then the experiment's, then the recipe's; and the run is named after it."""
+    assert compose("train", ["recipe=cpl"]).choices["teacher"] == "regret_scripted"
+    assert compose("train", ["recipe=cpl", "teacher=oracle"]).choices["teacher"] == "oracle"
+    assert slots("train", {"recipe": "cpl", "experiment": "point"})["data"] == ("data", "point_conflict")
+    assert slots("train", {"recipe": "cpl"})["data"] == ("data", "faucet_conflict")
+    assert default_folder(compose("train", ["recipe=regret"])).name.startswith("regret-delivery_random-")
+    with pytest.raises(ConfigError, match=r"Unknown key 'teacher.betta'. Did you mean 'teacher.beta'.*teacher.model"):
+        compose("train", ["recipe=cpl", "teacher.betta=1"])
+    with pytest.raises(ConfigError, match=r"recipe=clp: there is no such recipe"):
+        compose("train", ["recipe=clp"])
+
+
+def test_a_recipe_whose_defaults_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """A YAML error in a recipe is one message with its file."""
+    for name in ("train.yaml", "recipe/offline.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "recipe/broken.yaml").write_text("defaults: [")
+    for module in (catalog, config_module):
+        monkeypatch.setattr(module, "config_root", lambda: tmp_path)
+    with pytest.raises(ConfigError, match=r"broken.yaml"):
+        compose("train", ["recipe=broken"])
 
 
 EXAMPLES = [shlex.split(line)[2:] for line in re.findall(r"^  (prefrl train.*?)(?:   .*)?$", EPILOG, re.MULTILINE)]

@@ -17,6 +17,7 @@ from prefrl.core import Comparisons, Rankings, Segment, SegmentBatch
 from prefrl.errors import ConfigError, InvalidData
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.losses import cpl, cpl_bc, cpl_kl, dpo, gapo
+from prefrl.losses.imitation import chosen_nll
 from prefrl.protocols import Policy
 
 BOX = {"action_low": np.array([-1.0, -2.0]), "action_high": np.array([1.0, 2.0])}
@@ -174,6 +175,18 @@ def test_learning_rates():
     assert rates == pytest.approx([1e-3, 1e-3, 2e-3, 4e-3, 6e-3, 8e-3, 8e-3, 8e-3])
 
 
+def test_the_rate_falls_along_a_cosine_to_a_hundredth():
+    """lr (0.01 + 0.99 cos²(πk/2D)) after k of D updates on comparisons, and a hundredth from then on."""
+    data = random_comparisons()
+    learner = small(comparisons=data, seed=0, bc_steps=2, warmup_steps=0, decay_steps=4, lr=8e-3, bc_lr=1e-3)
+    rates = []
+    for batch in batches(data, 8):
+        learner.update(batch)
+        rates.append(learner.optimizer.param_groups[0]["lr"] / 8e-3)
+    cosine = [0.01 + 0.99 * np.cos(np.pi * k / 8) ** 2 for k in range(5)]
+    assert rates[2:] == pytest.approx([*cosine, 0.01])
+
+
 def test_the_reference_is_the_cloned_policy():
     """CPL-KL: it is that of the end of stage 1, where the loss is log 2; then it does not move, and the policy does."""
     data = random_comparisons()
@@ -273,6 +286,7 @@ def test_lambda_one_without_cloning_warns(loss, warns, recwarn):
         ({"bc_steps": -1}, "bc_steps must be >= 0, but is -1"),
         ({"bc_steps": 0, "loss": cpl_kl}, "bc_steps must be >= 1 for a loss that reads a reference"),
         ({"warmup_steps": -1}, "warmup_steps must be >= 0, but is -1"),
+        ({"decay_steps": 0}, "decay_steps must be >= 1 or null, but is 0"),
         ({"lr": 0.0}, "lr must be > 0, but is 0.0"),
         ({"bc_lr": -1.0}, "bc_lr must be > 0, but is -1.0"),
         ({"policy": "determined"}, "policy must be one of gaussian, deterministic"),
@@ -305,7 +319,7 @@ def test_nan_is_refused(name):
 @pytest.mark.parametrize(
     "options",
     [
-        {"loss": cpl_bc}, {"loss": partial(cpl, discount=0.5)}, {"bc_steps": 2}, {"warmup_steps": 5}, {"lr": 1e-3},
+        {"loss": cpl_bc}, {"loss": partial(cpl, discount=0.5)}, {"bc_steps": 2}, {"warmup_steps": 5}, {"decay_steps": 2}, {"lr": 1e-3},
         {"bc_lr": 1e-3}, {"hidden": (4,)}, {"policy": "gaussian"}, {"normalize_observations": False},
         {"policy": partial(SquaredErrorPolicy, squash=False)}, {"std_floor": 2.0},
     ],
@@ -446,3 +460,18 @@ def test_regulator_bars(seed):
     assert linear <= 1.01
     assert mlp <= min(1.35, cloned)
     assert min(wrong, wrong_mlp) > 2
+
+
+def test_with_the_likelihood_of_the_chosen_it_is_the_supervised_baseline():
+    """Stage 1 clones both sides, stage 2 the preferred one only (SFT in arXiv 2310.13639); a tie is half of either."""
+    assert first_loss(said([[-1.0, -3.0]], [[-6.0]], [1.0]), chosen_nll) == pytest.approx(2.0)
+    assert first_loss(said([[-1.0, -3.0]], [[-6.0]], [0.5]), chosen_nll) == pytest.approx(4.0)
+    observations, mask = torch.randn(64, 4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(64, 3).bool()
+    sides = [SegmentBatch(observations, torch.full((64, 3, 2), a), mask) for a in (0.5, -0.5)]
+    data = Comparisons(*sides, torch.ones(64))
+    actions = []
+    for bc_steps in (300, 150):
+        learner = trained(data, 300, loss=chosen_nll, bc_steps=bc_steps)
+        actions.append(learner.policy.act(observations[:, 0]).detach())
+    torch.testing.assert_close(actions[0], torch.zeros(64, 2), atol=0.05, rtol=0)
+    torch.testing.assert_close(actions[1], torch.full((64, 2), 0.5), atol=0.05, rtol=0)

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from prefrl.losses import LogProbs
+from prefrl.losses import LogProbs, Pairs, with_soft_labels
 from prefrl.losses.imitation import (
     BAD,
     GOOD,
     UNCONDITIONED,
     awr,
     awr_with_value,
+    chosen_nll,
     control_labels,
     filtered,
     nll,
@@ -43,6 +44,20 @@ def test_closed_forms():
     good = torch.tensor([[True, False, False], [False, True, True]])
     expected = double(1 - 0.1 * math.log1p(-math.exp(-2)), -0.1 * math.log1p(-math.exp(-0.5)))
     torch.testing.assert_close(unlikelihood(items, good, alpha=0.1), expected)
+
+
+def test_the_chosen_is_imitated_by_step_and_the_rejected_not_read():
+    """−ℓ_w / L_w = nll / length, without gradient to the rejected; a tie is half of either side."""
+    chosen, rejected = steps(), steps()
+    value = chosen_nll(Pairs(chosen, rejected))
+    torch.testing.assert_close(value, nll(chosen) / double(2, 1))
+    value.sum().backward()
+    assert rejected.policy.grad is None
+    torch.testing.assert_close(chosen.policy.grad, double([-0.5, -0.5, 0.0], [-1.0, 0.0, 0.0]))
+    halves = with_soft_labels(chosen_nll)(
+        Pairs(chosen, LogProbs(double(-8.0, -2.0), length=double(4, 4))), double(0.5, 1)
+    )
+    torch.testing.assert_close(halves, double(0.5 * 1.5 + 0.5 * 2, 0.5))
 
 
 def test_advantages_weigh_steps_or_sequences():

@@ -1,11 +1,11 @@
-"""Laws of the offline training loop."""
+"""Laws of the offline training loop, on transitions and on comparisons."""
 
 import signal
 
 import pytest
 import torch
 
-from prefrl.core import Transitions
+from prefrl.core import Comparisons, SegmentBatch, Transitions
 from prefrl.errors import ConfigError, InvalidData, RunDirectoryError
 from prefrl.files import load_checkpoint
 from prefrl.runs import read_metrics
@@ -178,3 +178,50 @@ def test_no_data_is_an_error(tmp_path):
     """An empty dataset is named as such."""
     with pytest.raises(InvalidData, match="no transitions"):
         train_offline(Regression(), make_data(0), **SETTINGS, folder=tmp_path)
+
+
+def make_comparisons(n=30):
+    """The larger sum of observations is preferred."""
+    g = torch.Generator().manual_seed(0)
+    mask = torch.ones(n, 3, dtype=torch.bool)
+    first, second = (SegmentBatch(torch.randn(n, 4, 2, generator=g), torch.zeros(n, 3, 1), mask) for _ in "ab")
+    p_first = (first.observations[:, :3].sum((1, 2)) > second.observations[:, :3].sum((1, 2))).to(torch.float32)
+    return Comparisons(first, second, p_first)
+
+
+class Choice(Regression):
+    """Learns w in P(first ≻ second) = σ(w·(Σ o_first − Σ o_second)), from comparisons."""
+
+    def update(self, batch):
+        sums = [side.observations[:, :3].sum(1) for side in (batch.first, batch.second)]
+        logit = (sums[0] - sums[1]) @ self.weight
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, batch.p_first)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+def test_the_loop_learns_from_comparisons(tmp_path):
+    """The same loop, on pairs: w → a multiple of (1, 1), and a resumed run is bitwise the uninterrupted one."""
+    whole = Choice()
+    train_offline(whole, make_comparisons(), **{**SETTINGS, "updates": 400}, folder=tmp_path / "whole")
+    direction = torch.nn.functional.normalize(whole.weight.detach(), dim=0)
+    assert float(direction @ torch.tensor([0.5, 0.5]).sqrt()) > 0.99
+    train_offline(Choice(), make_comparisons(), **{**SETTINGS, "updates": 150}, folder=tmp_path / "cut")
+    resumed = Choice()
+    train_offline(resumed, make_comparisons(), **{**SETTINGS, "updates": 400}, folder=tmp_path / "cut")
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_comparisons_are_checked_like_transitions(tmp_path):
+    """NaN is named by side, none at all is an error, and a resumed run has as many."""
+    broken = make_comparisons()
+    broken.second.actions[3, 1] = torch.nan
+    with pytest.raises(InvalidData, match=r"second.actions holds 1 value.*\(3, 1, 0\)"):
+        train_offline(Choice(), broken, **SETTINGS, folder=tmp_path / "broken")
+    with pytest.raises(InvalidData, match="no comparisons"):
+        train_offline(Choice(), make_comparisons()[:0], **SETTINGS, folder=tmp_path)
+    train_offline(Choice(), make_comparisons(), **SETTINGS, folder=tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"comparisons=30, but now comparisons=20"):
+        train_offline(Choice(), make_comparisons(20), **SETTINGS, folder=tmp_path)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,23 @@ import pytest
 import torch
 
 from prefrl.cli import main
+from prefrl.config import compose
+from prefrl.core import Comparisons, SegmentBatch
 from prefrl.data.storage import read_dataset
 from prefrl.errors import ConfigError
 from prefrl.files import load_checkpoint
-from prefrl.recipes.arms import ARMS, arm_rewards, resemblance
+from prefrl.launch import make_recipe
+from prefrl.recipes.arms import ARMS, DIRECT, FITTED, REWARDED, arm_comparisons, arm_rewards, resemblance
+from prefrl.recipes.offline_report import SHORT
 from prefrl.runs import RunDirectory, read_metrics
 
-QUICK = (
-    "experiment=point", "workers=1", "tensorboard=false", "recipe.arms=[bc,aligned,negated]", "recipe.video_arms=[]",
-)  # fmt: skip
+COMMON = ("experiment=point", "workers=1", "tensorboard=false", "recipe.video_arms=[]")
+QUICK = (*COMMON, "recipe.arms=[bc,aligned,negated]")
 # the same path with too few steps to learn anything: for laws about numbers being equal
 TINY = (
-    *QUICK, "recipe.updates=120", "recipe.baseline_updates=40", "recipe.checkpoint_every=20", "recipe.evaluate_every=0",
-    "recipe.episodes=4", "recipe.fit.epochs=4", "data.max_steps=20",
+    *COMMON, "recipe.arms=[bc,aligned,cpl,negated]", "recipe.updates=120", "recipe.baseline_updates=40",
+    "recipe.direct_updates=40", "direct.bc_steps=10", "direct.hidden=[16]", "recipe.checkpoint_every=20",
+    "recipe.evaluate_every=0", "recipe.episodes=4", "recipe.fit.epochs=4", "data.max_steps=20",
 )  # fmt: skip
 
 
@@ -37,9 +42,8 @@ def train(out: Path, *words: str) -> RunDirectory:
 
 def numbers(run: RunDirectory) -> dict[str, object]:
     """All that a run measured."""
-    return {
-        name: run.result(name) for name in ("collect", "score", "rewards", "arms/bc", "arms/aligned", "arms/negated")
-    }
+    arms = ("arms/bc", "arms/aligned", "arms/cpl", "arms/negated")
+    return {name: run.result(name) for name in ("collect", "score", "rewards", *arms)}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_equal_seeds_give_equal_runs(tiny, tmp_path):
     """Every number, every policy parameter and every logged metric of a second run is the same."""
     again = train(tmp_path / "again", *TINY)
     assert numbers(again) == numbers(tiny)
-    for arm in ("bc", "aligned", "negated"):
+    for arm in ("bc", "aligned", "cpl", "negated"):
         assert read_metrics(again.path / "arms" / arm) == read_metrics(tiny.path / "arms" / arm)
 
 
@@ -82,7 +86,9 @@ def test_workers_do_not_change_the_numbers(tiny, tmp_path):
     assert numbers(RunDirectory.open(run)) == numbers(tiny)
 
 
-@pytest.mark.parametrize("after", ["score/metrics.jsonl", "arms/aligned/checkpoint.safetensors"])
+@pytest.mark.parametrize(
+    "after", ["score/metrics.jsonl", *(f"arms/{a}/checkpoint.safetensors" for a in ("aligned", "cpl"))]
+)
 def test_a_killed_run_resumes_to_the_same_numbers(tiny, tmp_path, after):
     """Killed by SIGKILL in a stage, then resumed: every number equals the uninterrupted run's."""
     run = tmp_path / "killed"
@@ -144,16 +150,18 @@ def test_an_existing_dataset_with_its_labels(tiny, tmp_path):
     words = [word for word in TINY if not word.startswith("data.")]
     run = train(tmp_path / "reused", *words, f"dataset={tiny.path / 'dataset'}", "recipe.comparisons=0")
     assert run.result("score") == tiny.result("score")
-    assert run.result("arms/aligned") == tiny.result("arms/aligned")
+    for arm in ("arms/aligned", "arms/cpl"):
+        assert run.result(arm) == tiny.result(arm)
 
 
-def test_evaluate_is_on_other_seeds(finished, capsys):
+@pytest.mark.parametrize("arm", ["aligned", "cpl"])
+def test_evaluate_is_on_other_seeds(tiny, capsys, arm):
     """``prefrl evaluate`` rolls the policy out anew and writes per-episode results."""
-    assert main(["evaluate", str(finished.path), "arm=aligned", "episodes=8", "seed=99"]) == 0
-    (file,) = (finished.path / "evaluations").glob("*.json")
+    assert main(["evaluate", str(tiny.path), f"arm={arm}", "episodes=8", "seed=99"]) == 0
+    (file,) = (tiny.path / "evaluations").glob(f"*{arm}*.json")
     found = json.loads(file.read_text())
     assert len(found["success"]) == 8
-    assert not set(found["seeds"]) & set(finished.result("arms/aligned")["seeds"])
+    assert not set(found["seeds"]) & set(tiny.result(f"arms/{arm}")["seeds"])
     assert "success" in capsys.readouterr().out
 
 
@@ -164,14 +172,32 @@ def test_rewards_of_the_controls():
         "learned": learned, "untrained": true, "true": true, "lengths": np.array([30, 30]), "normalization": "std",
         "scale": 1.0, "seed": 0,
     }  # fmt: skip
-    rewards = {arm: arm_rewards(arm, **common) for arm in ARMS}
+    rewards = {arm: arm_rewards(arm, **common) for arm in REWARDED}
     assert not rewards["zero"].any()
-    assert not rewards["bc"].any()
     torch.testing.assert_close(rewards["negated"], -rewards["aligned"])
     torch.testing.assert_close(rewards["aligned"], (learned - learned.mean()) / learned.std(correction=0))
     assert abs(float(torch.corrcoef(torch.stack([rewards["random"], rewards["aligned"]]))[0, 1])) < 0.5
-    with pytest.raises(ConfigError, match="Unknown arm 'best'"):
-        arm_rewards("best", **common)
+    with pytest.raises(ConfigError, match="'cpl' learns from no rewards; these do: aligned"):
+        arm_rewards("cpl", **common)
+
+
+def test_answers_of_the_direct_arms():
+    """CPL and SFT read the answers, one control their opposites and one fair coins, of the same segments."""
+    g = torch.Generator().manual_seed(1)
+    mask = torch.ones(400, 2, dtype=torch.bool)
+    observations, actions = torch.randn(2, 400, 3, 2, generator=g), torch.randn(2, 400, 2, 1, generator=g)
+    sides = [SegmentBatch(observations[i], actions[i], mask) for i in range(2)]
+    comparisons = Comparisons(*sides, torch.randint(3, (400,), generator=g) / 2)
+    p = {arm: arm_comparisons(arm, comparisons, seed=0).p_first for arm in DIRECT}
+    assert torch.equal(p["cpl"], comparisons.p_first)
+    assert torch.equal(p["sft"], comparisons.p_first)
+    torch.testing.assert_close(p["cpl_negated"], 1 - comparisons.p_first)
+    assert set(p["cpl_random"].tolist()) == {0.0, 1.0}
+    assert abs(float(p["cpl_random"].mean()) - 0.5) < 0.1
+    assert abs(float(torch.corrcoef(torch.stack([p["cpl_random"], p["cpl"]]))[0, 1])) < 0.15
+    assert torch.equal(p["cpl_random"], arm_comparisons("cpl_random", comparisons, seed=0).p_first)
+    with pytest.raises(ConfigError, match="'bc' learns from no comparisons; these do: sft"):
+        arm_comparisons("bc", comparisons, seed=0)
 
 
 def test_resemblance_recognizes_the_data(finished):
@@ -200,7 +226,8 @@ def test_no_learner_reads_the_true_reward(tiny, tmp_path):
     words = [word for word in TINY if not word.startswith("data.")]
     run = train(tmp_path / "run", *words, f"dataset={source}", "recipe.comparisons=0")
     assert run.result("score") == tiny.result("score")
-    assert run.result("arms/aligned") == tiny.result("arms/aligned")
+    for arm in ("arms/aligned", "arms/cpl"):
+        assert run.result(arm) == tiny.result(arm)
     one, two = (load_checkpoint(r.path / "rewards" / "aligned.safetensors")["rewards"] for r in (run, tiny))
     assert torch.equal(one, two)
 
@@ -300,6 +327,21 @@ def test_an_agent_that_learns_from_comparisons_is_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("direct=bc", "direct: this one learns from transitions"),
+        ("recipe.direct_updates=0", "recipe.direct_updates must be >= 1"),
+        ("recipe.direct_batch_size=0", "recipe.direct_batch_size must be >= 1"),
+    ],
+)
+def test_a_direct_learner_that_cannot_work_is_refused(tmp_path, capsys, word, said):
+    """What learns from transitions, or not at all, is an error before any work."""
+    assert main(["train", *COMMON, "recipe.arms=[cpl]", word, f"out={tmp_path / 'run'}"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_teacher_who_answered_is_recorded(tiny, tmp_path):
     """With the labels of a dataset, the run names the teacher who made them, whatever teacher is configured."""
     words = [word for word in TINY if not word.startswith("data.")]
@@ -318,6 +360,14 @@ def test_the_teacher_who_answered_is_recorded(tiny, tmp_path):
         ["recipe.arms=[aligned]", "baseline.lr=0.1"],
         ["recipe.arms=[bc]", "agent.lr=0.1"],
         ["recipe.evaluate_every=0", "recipe.curve_episodes=2"],
+        ["recipe.arms=[bc,aligned]", "direct.lr=0.1"],
+        ["recipe.arms=[bc,aligned]", "recipe.direct_updates=7"],
+        ["recipe.arms=[bc,cpl]", "agent.lr=0.1"],
+        ["recipe.arms=[bc,cpl]", "score.members=7"],
+        ["recipe.arms=[bc,cpl]", "recipe.fit.epochs=7"],
+        ["recipe.arms=[cpl,random]", "recipe.baseline_updates=7"],
+        ["recipe.arms=[sft]", "recipe.batch_size=7"],
+        ["recipe.arms=[sft]", "direct.loss.alpha=0.7"],
     ],
 )
 def test_keys_without_effect_are_refused(tmp_path, capsys, words):
@@ -341,3 +391,74 @@ def test_a_signal_to_the_parent_alone_stops_the_workers(tmp_path):
     before = (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime
     time.sleep(1)
     assert (run / "arms/aligned/checkpoint.safetensors").stat().st_mtime == before
+
+
+def test_every_arm_has_a_short_name_and_one_source():
+    """The report has a name for each arm; each learns from rewards, from comparisons, or is behavior cloning."""
+    assert set(SHORT) == set(ARMS)
+    assert sorted(["bc", *REWARDED, *DIRECT]) == sorted(ARMS)
+    assert set(FITTED) <= set(REWARDED)
+
+
+DIRECT_ONLY = (
+    *COMMON, "recipe.comparisons=200", "recipe.arms=[cpl,cpl_negated]", "recipe.direct_updates=800",
+    "recipe.direct_batch_size=24", "direct.bc_steps=250", "direct.warmup_steps=50", "direct.lr=3e-3",
+    "direct.bc_lr=3e-3", "direct.hidden=[64,64]", "recipe.evaluate_every=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def contrasted(tmp_path_factory):
+    """A run of contrastive learning only, with a teacher who compares regret, not returns."""
+    config = compose("train", DIRECT_ONLY)
+    script = {"_target_": "envs.PointBehavior", "target": "left"}
+    oracle = {"_target_": "prefrl.value_oracles.ScriptedOracle", "env": config.components["env"], "behavior": script}
+    teacher = {"_target_": "prefrl.teachers.PreferenceTeacher", "oracle": oracle, "model": "regret"}
+    recipe = make_recipe(replace(config, components={**config.components, "teacher": teacher}))
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs") / "contrasted", config=config.text)
+    recipe.train(run)
+    return run
+
+
+def test_answers_decide_what_contrastive_learning_does(contrasted):
+    """Without any reward: answers by regret lead to the rare site, their opposites to the other one."""
+    assert success(contrasted, "cpl") >= 0.8
+    assert contrasted.result("arms/cpl_negated")["resemblance"]["goes right"] >= 0.9
+
+
+def test_what_no_arm_needs_is_not_done(contrasted):
+    """Arms that learn from comparisons need no reward model, and the report misses none."""
+    assert [contrasted.result(stage) for stage in ("score", "rewards")] == [None, None]
+    assert not (contrasted.path / "score").exists()
+    page = (contrasted.path / "report.html").read_text()
+    assert "is not finished" not in page
+    assert "learned no reward model" in page
+
+
+def test_the_report_tells_pair_accuracy_from_success(contrasted):
+    """How well the answers are explained is shown, with the words that it is not success."""
+    page = (contrasted.path / "report.html").read_text()
+    assert "It is not success" in page
+    for arm in ("cpl", "cpl_negated"):
+        assert f"Log-probs of {SHORT[arm]}" in page
+        assert read_metrics(contrasted.path / "arms" / arm)[-1]["accuracy"] > 0.6
+
+
+def test_rewards_without_a_reward_model(tmp_path):
+    """Controls on rewards that were not learned need no reward model; cloning in two stages runs beside them."""
+    words = [word for word in TINY if not word.startswith(("recipe.arms", "recipe.baseline", "recipe.fit"))]
+    run = train(tmp_path / "run", *words, "recipe.arms=[sft,zero]")
+    assert run.result("score") is None
+    assert run.result("rewards") == {"true_returns": None, "learned_returns": None, "correlation": None}
+    assert not load_checkpoint(run.path / "rewards" / "zero.safetensors")["rewards"].any()
+    assert run.result("arms/sft") is not None
+
+
+def test_a_key_of_the_direct_learner_changes_its_numbers(tiny, tmp_path):
+    """Its answers, batches and updates matter to it, and to no other arm."""
+    words = [word for word in TINY if not word.startswith(("recipe.arms", "data."))]
+    common = [*words, f"dataset={tiny.path / 'dataset'}", "recipe.comparisons=0", "recipe.direct_batch_size=8"]
+    words = [w for w in common if not w.startswith(("recipe.baseline", "recipe.fit", "recipe.updates"))]
+    run = train(tmp_path / "run", *words, "recipe.arms=[cpl,cpl_random]")
+    assert run.result("arms/cpl")["returns"] != tiny.result("arms/cpl")["returns"]
+    assert run.result("arms/cpl_random")["returns"] != run.result("arms/cpl")["returns"]

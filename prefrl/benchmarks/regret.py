@@ -86,7 +86,7 @@ def run(
 
 def find_data(data: str | None) -> Places:
     """The foreign data in ``data`` or, for what that does not hold, in the folder PREFRL_DATA."""
-    usual = os.environ.get("PREFRL_DATA")
+    usual = os.environ.get("PREFRL_DATA") or None
     found = Places(None, ()) if usual is None else _in_folder(Path(usual), "PREFRL_DATA")
     if data is None:
         return found

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -61,13 +61,17 @@ def collect_episodes(
     *,
     max_steps: int,
     seed: int,
+    episodes: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Episodes:
     """Episodes of all groups, in order; each ends at termination, truncation or after ``max_steps`` steps.
 
+    ``episodes``, one number a group, replaces the numbers of the groups.
+
     Actions are clipped to the action space before they are executed and stored. ``info["success"]``, where
     the environment gives it, is stored per step. ``progress(done, total)`` is called after each episode.
     """
+    behaviors = _with_episodes(behaviors, episodes)
     _check_groups(behaviors, max_steps)
     total, done, seeds = sum(group.episodes for group in behaviors), [], []
     env = make_env(seed=seed)
@@ -119,6 +123,15 @@ def _blamed_on(group: BehaviorGroup, env: gym.Env) -> Iterator[None]:
             f"Behavior {group.name!r} failed in {where}: {error}. Choose behaviors that fit the environment "
             "with data=…, or the environment that they are for with env=…"
         ) from error
+
+
+def _with_episodes(behaviors: Sequence[BehaviorGroup], episodes: Sequence[int] | None) -> Sequence[BehaviorGroup]:
+    if episodes is None:
+        return behaviors
+    if len(episodes) != len(behaviors):
+        names = [group.name for group in behaviors]
+        raise InvalidData(f"episodes must be one number for each of {names}, but is {list(episodes)}.")
+    return [replace(group, episodes=number) for group, number in zip(behaviors, episodes, strict=True)]
 
 
 def _check_groups(behaviors: Sequence[BehaviorGroup], max_steps: int) -> None:

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from prefrl.losses.inputs import LogProbs, check, wide
+from prefrl.losses.inputs import LogProbs, Pairs, check, wide
 from prefrl.losses.table import loss
 from prefrl.losses.tangents import log1mexp
 
@@ -24,6 +24,7 @@ __all__ = [
     "UNCONDITIONED",
     "awr",
     "awr_with_value",
+    "chosen_nll",
     "control_labels",
     "filtered",
     "nll",
@@ -45,6 +46,20 @@ def nll(sequences: LogProbs) -> Tensor:
     tensor([3.])
     """
     return -sequences.total
+
+
+def chosen_nll(pairs: Pairs[LogProbs]) -> Tensor:
+    """Imitation of the chosen sequence only, by step: −ℓ_w / L_w; (B,).
+
+    The second stage of SFT, the supervised baseline of CPL (arXiv 2310.13639): no contrast, the rejected is not read;
+    sequences count alike, whatever their lengths, which it needs. Not in the table, because it is :func:`nll` of one
+    side. For soft labels, with which a tie is half of either: :func:`prefrl.losses.with_soft_labels`.
+
+    >>> side, other = (LogProbs(torch.tensor([-4.0]), length=torch.tensor([n])) for n in (2, 4))
+    >>> chosen_nll(Pairs(side, other))
+    tensor([2.])
+    """
+    return -pairs.chosen.mean
 
 
 @loss("filtering in PHF, arXiv 2302.08582", takes="sequences", needs=["score"])

@@ -1,20 +1,16 @@
-"""Arms: the same learner on different rewards, trained side by side in worker processes.
+"""Arms: learners on different rewards, or on different answers, trained side by side in worker processes.
 
 An arm is one answer to "does the preference matter?". Beside the aligned arm stand the controls of Li et al. 2023
 (arXiv 2306.03286): offline RL can succeed on random, zero or negated rewards when the data are good, so a claim about
-preferences is worth something only where these fail.
+preferences is worth something only where these fail. Beside contrastive preference learning (Hejna et al. 2024, arXiv
+2310.13639), which learns from the comparisons directly, stand its supervised baseline and the same two controls.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
+import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +19,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefrl.core import Transitions
+from prefrl.core import Comparisons
 from prefrl.data.dataset import Episodes
+from prefrl.data.preferences import read_preferences
 from prefrl.data.storage import read_dataset
 from prefrl.errors import ConfigError
 from prefrl.evaluation.rollout import Rollouts, rollout
 from prefrl.files import load_checkpoint, save_checkpoint
-from prefrl.protocols import Learner, MakeEnv, MakeLearner
+from prefrl.losses.imitation import chosen_nll
+from prefrl.protocols import MakeComparisonLearner, MakeEnv, MakeLearner, Policy
+from prefrl.recipes.workers import run_side_by_side
 from prefrl.runs import RunDirectory, read_metrics
 from prefrl.spaces import action_bounds
 from prefrl.train.offline import train_offline
 from prefrl.train.relabel import Normalization, normalize_rewards
 
-__all__ = ["ARMS", "ArmSettings", "arm_rewards", "load_learner", "resemblance", "train_arms"]
+__all__ = [
+    "ARMS", "DIRECT", "FITTED", "REWARDED", "ArmSettings", "arm_comparisons", "arm_rewards", "load_policy",
+    "resemblance", "train_arms",
+]  # fmt: skip
 
 ARMS = {
     "bc": "behavior cloning of the whole mix: no reward at all",
+    "sft": "behavior cloning of both segments of every pair, then of the preferred ones only",
+    "cpl": "the direct learner: contrastive, on the comparisons and without a reward",
     "aligned": "the learner on the reward learned from preferences",
     "true_reward": "the learner on the environment's own reward: what perfect preferences could give",
     "random": "control: one uniform random number per transition as its reward",
     "untrained": "control: the reward ensemble before any training",
     "zero": "control: no reward anywhere",
     "negated": "control: the learned reward with its sign changed",
+    "cpl_random": "control: the direct learner on answers of a fair coin",
+    "cpl_negated": "control: the direct learner on the opposite answers",
 }
+DIRECT = ("sft", "cpl", "cpl_random", "cpl_negated")  # learn from the comparisons themselves
+REWARDED = tuple(arm for arm in ARMS if arm not in ("bc", *DIRECT))  # learn from rewards
+FITTED = ("aligned", "negated")  # of these, from the reward that explains the answers
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,12 @@ class ArmSettings:
     env: MakeEnv
     agent: MakeLearner
     baseline: MakeLearner
+    direct: MakeComparisonLearner
     updates: int
     baseline_updates: int
+    direct_updates: int
     batch_size: int
+    direct_batch_size: int
     evaluate_every: int
     curve_episodes: int
     episodes: int
@@ -72,11 +84,17 @@ class ArmSettings:
     deterministic: bool
     tensorboard: bool
 
-    def learner(self, arm: str) -> MakeLearner:
-        return self.baseline if arm == "bc" else self.agent
+    def learner(self, arm: str) -> Callable[..., Any]:
+        """What makes an arm's learner: a ``MakeComparisonLearner`` for those in DIRECT, else a ``MakeLearner``."""
+        if arm == "sft":  # the stages of arXiv 2310.13639: its learner, with another loss in the second
+            return functools.partial(self.direct, loss=chosen_nll)  # type: ignore[call-arg]
+        return self.baseline if arm == "bc" else self.direct if arm in DIRECT else self.agent
 
     def updates_of(self, arm: str) -> int:
-        return self.baseline_updates if arm == "bc" else self.updates
+        return self.baseline_updates if arm == "bc" else self.direct_updates if arm in DIRECT else self.updates
+
+    def batch_size_of(self, arm: str) -> int:
+        return self.direct_batch_size if arm in DIRECT else self.batch_size
 
 
 def arm_rewards(
@@ -93,7 +111,6 @@ def arm_rewards(
     """(N,) normalized rewards of an arm, from the (N,) learned, untrained and true ones; ``lengths`` (E,)."""
     generator = torch.Generator().manual_seed(seed)
     rewards = {
-        "bc": torch.zeros_like(true),
         "zero": torch.zeros_like(true),
         "aligned": learned,
         "negated": -learned,
@@ -102,10 +119,20 @@ def arm_rewards(
         "random": torch.rand(len(true), generator=generator),
     }
     if arm not in rewards:
-        raise ConfigError(f"Unknown arm {arm!r}; these are there: {', '.join(ARMS)}.")
-    if arm in ("bc", "zero"):
+        raise ConfigError(f"The arm {arm!r} learns from no rewards; these do: {', '.join(REWARDED)}.")
+    if arm == "zero":
         return rewards[arm]
     return normalize_rewards(rewards[arm], lengths, method=normalization, scale=scale)
+
+
+def arm_comparisons(arm: str, comparisons: Comparisons, *, seed: int) -> Comparisons:
+    """What an arm in DIRECT learns from: the answers as they are, their opposites, or one coin toss for each."""
+    p_first = comparisons.p_first
+    coins = torch.randint(2, p_first.shape, generator=torch.Generator().manual_seed(seed)).to(p_first)
+    answers = {"sft": p_first, "cpl": p_first, "cpl_negated": 1 - p_first, "cpl_random": coins}
+    if arm not in answers:
+        raise ConfigError(f"The arm {arm!r} learns from no comparisons; these do: {', '.join(DIRECT)}.")
+    return replace(comparisons, p_first=answers[arm])
 
 
 def train_arms(
@@ -120,86 +147,37 @@ def train_arms(
     waiting = [arm for arm in arms if run.result(f"arms/{arm}") is None]
     if workers == 1 or len(waiting) <= 1:
         for arm in waiting:
-            run_arm(run.path, arm, settings, show=show)
+            run_arm(arm, path=run.path, settings=settings, show=show)
         return
-    running: dict[Future[None], str] = {}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:  # no more: what is queued could not be taken back
-                    arm = waiting.pop(0)
-                    running[pool.submit(_work, run.path, arm, settings)] = arm
-                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for arm in running.values():
-                    _show_progress(run, arm, settings, show)
-                for future in done:
-                    running.pop(future)
-                    future.result()
-        except BaseException:
-            _stop(running)
-            raise
+    work = functools.partial(run_arm, path=run.path, settings=settings)
 
+    def watch(arm: str) -> None:
+        rows = read_metrics(run.path / "arms" / arm)
+        if rows:
+            show(arm, int(rows[-1]["step"]), settings.updates_of(arm))
 
-def _show_progress(run: RunDirectory, arm: str, settings: ArmSettings, show: Callable[[str, int, int], None]) -> None:
-    rows = read_metrics(run.path / "arms" / arm)
-    if rows:
-        show(arm, int(rows[-1]["step"]), settings.updates_of(arm))
-
-
-def _start_worker() -> None:
-    """In a new worker: Ctrl-C is for the arm in progress only, and no worker outlives its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _work(path: Path, arm: str, settings: ArmSettings) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        run_arm(path, arm, settings)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _stop(running: dict[Future[None], str]) -> None:
-    """Let every worker reach its checkpoint: a terminal's Ctrl-C reaches them all, a signal to us alone does not."""
-    _, alive = wait(running, timeout=2)
-    for child in multiprocessing.active_children() if alive else ():
-        if child.pid is not None and child.is_alive():
-            os.kill(child.pid, signal.SIGINT)
-    _, alive = wait(alive, timeout=20)
-    for child in multiprocessing.active_children() if alive else ():
-        child.terminate()
+    run_side_by_side(waiting, work, workers=workers, watch=watch)
 
 
 def run_arm(
-    path: Path, arm: str, settings: ArmSettings, *, show: Callable[[str, int, int], None] | None = None
+    arm: str, *, path: Path, settings: ArmSettings, show: Callable[[str, int, int], None] | None = None
 ) -> None:
     """Train one arm from its last checkpoint, evaluate it on the shared seeds, and mark it as finished."""
     torch.use_deterministic_algorithms(settings.deterministic)
     torch.set_num_threads(settings.threads)
-    run = RunDirectory.open(path)
-    episodes = read_dataset(path / "dataset")
-    data = episodes.transitions(load_checkpoint(path / "rewards" / f"{arm}.safetensors")["rewards"])
-    learner = make_learner(settings.learner(arm), data, settings)
-    data = learner.prepare(data, episodes.lengths)
+    run, episodes = RunDirectory.open(path), read_dataset(path / "dataset")
+    learner, data = learner_and_data(run, arm, episodes, settings)
     folder, updates = run.stage(f"arms/{arm}"), settings.updates_of(arm)
 
     def curve(step: int) -> dict[str, float]:
-        judged = evaluate(learner, settings, episodes=settings.curve_episodes, seed=settings.seed + 2)
+        judged = evaluate(learner.policy, settings, episodes=settings.curve_episodes, seed=settings.seed + 2)
         return {"success": float(judged.success.mean()), "return": float(judged.returns.mean())}
 
     train_offline(
         learner,
         data,
         updates=updates,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size_of(arm),
         seed=settings.seed,
         folder=folder,
         checkpoint_every=settings.checkpoint_every,
@@ -208,7 +186,7 @@ def run_arm(
         tensorboard=settings.tensorboard,
         progress=None if show is None else lambda step: show(arm, step, updates),
     )
-    judged = evaluate(learner, settings, episodes=settings.episodes, seed=settings.seed + 1)
+    judged = evaluate(learner.policy, settings, episodes=settings.episodes, seed=settings.seed + 1)
     run.finish(
         f"arms/{arm}",
         {
@@ -218,9 +196,16 @@ def run_arm(
     )
 
 
-def make_learner(make: MakeLearner, data: Transitions, settings: ArmSettings) -> Learner:
+def learner_and_data(run: RunDirectory, arm: str, episodes: Episodes, settings: ArmSettings) -> tuple[Any, Any]:
+    """An arm's untrained learner, and the Transitions or Comparisons that it learns from."""
     low, high = _action_bounds(settings.env, settings.seed)
-    return make(data=data, action_low=low, action_high=high, seed=settings.seed)
+    make = functools.partial(settings.learner(arm), action_low=low, action_high=high, seed=settings.seed)
+    if arm in DIRECT:
+        comparisons = read_preferences(run.path / "dataset").comparisons(episodes).without_true_reward()
+        return make(comparisons=comparisons), arm_comparisons(arm, comparisons, seed=settings.seed)
+    data = episodes.transitions(_saved_rewards(run, arm) if arm in REWARDED else torch.zeros(episodes.num_steps))
+    learner = make(data=data)
+    return learner, learner.prepare(data, episodes.lengths)
 
 
 def _action_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,19 +218,19 @@ def _action_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray
     return action_bounds(space)
 
 
-def load_learner(run: RunDirectory, arm: str, settings: ArmSettings) -> Learner:
-    """A trained arm's learner, from its checkpoint."""
+def load_policy(run: RunDirectory, arm: str, settings: ArmSettings) -> Policy:
+    """What a trained arm acts by, from its checkpoint."""
     if run.result(f"arms/{arm}") is None:
         raise ConfigError(f"{run.path} has no finished arm {arm!r}; finish it with `prefrl resume {run.path}`.")
-    episodes = read_dataset(run.path / "dataset")
-    learner = make_learner(settings.learner(arm), episodes.transitions(torch.zeros(episodes.num_steps)), settings)
+    learner, _ = learner_and_data(run, arm, read_dataset(run.path / "dataset"), settings)
     learner.load_state_dict(load_checkpoint(run.path / "arms" / arm / "checkpoint.safetensors")["learner"])
-    return learner
+    policy: Policy = learner.policy
+    return policy
 
 
-def evaluate(learner: Learner, settings: ArmSettings, *, episodes: int, seed: int) -> Rollouts:
-    """Roll the learner's policy out; equal seeds give equal episodes to every arm."""
-    return rollout(learner.policy, settings.env, episodes=episodes, seed=seed, max_steps=settings.max_steps)
+def evaluate(policy: Policy, settings: ArmSettings, *, episodes: int, seed: int) -> Rollouts:
+    """Roll a policy out; equal seeds give equal episodes to every arm."""
+    return rollout(policy, settings.env, episodes=episodes, seed=seed, max_steps=settings.max_steps)
 
 
 def summary(judged: Rollouts) -> dict[str, Any]:
@@ -276,3 +261,8 @@ def resemblance(episodes: Episodes, change: np.ndarray) -> dict[str, float]:
 
 def save_rewards(run: RunDirectory, arm: str, rewards: Tensor) -> None:
     save_checkpoint(run.stage("rewards") / f"{arm}.safetensors", {"rewards": rewards})
+
+
+def _saved_rewards(run: RunDirectory, arm: str) -> Tensor:
+    rewards: Tensor = load_checkpoint(run.path / "rewards" / f"{arm}.safetensors")["rewards"]
+    return rewards

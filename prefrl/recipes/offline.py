@@ -2,7 +2,8 @@
 
 The pipeline of Christiano et al. 2017 (arXiv 1706.03741) on a fixed dataset, with IQL (Kostrikov et al. 2021,
 arXiv 2110.06169) as the learner by default, and with the controls that tell whether the preferences mattered
-(Li et al. 2023, arXiv 2306.03286). Every stage is finished before the next begins and can be resumed.
+(Li et al. 2023, arXiv 2306.03286). Beside it, on the same comparisons, learners without a reward (CPL, Hejna et al.
+2024, arXiv 2310.13639). Every stage that an arm needs is finished before the next begins, and can be resumed.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from prefrl.data.storage import read_dataset, write_dataset
 from prefrl.errors import ConfigError, InvalidData
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.progress import Bars, progress_bars
-from prefrl.protocols import MakeEnv, MakeLearner, Query, Score, Teacher
+from prefrl.protocols import MakeComparisonLearner, MakeEnv, MakeLearner, Query, Score, Teacher
 from prefrl.recipes.arms import (
     ARMS,
+    DIRECT,
+    FITTED,
+    REWARDED,
     ArmSettings,
     arm_rewards,
     evaluate,
-    load_learner,
+    load_policy,
     resemblance,
     save_rewards,
     summary,
@@ -43,9 +47,25 @@ from prefrl.train.relabel import Normalization, relabel
 __all__ = ["Offline"]
 
 POSITIVE = (
-    "segment_length", "updates", "baseline_updates", "batch_size", "curve_episodes", "episodes", "max_steps",
-    "checkpoint_every",
+    "segment_length", "updates", "baseline_updates", "direct_updates", "batch_size", "direct_batch_size",
+    "curve_episodes", "episodes", "max_steps", "checkpoint_every",
 )  # fmt: skip
+READERS = {  # key → the arms that it matters to
+    "score": (*FITTED, "untrained"),
+    "recipe.fit": FITTED,
+    "recipe.reward_reduction": (*FITTED, "untrained"),
+    "recipe.reward_normalization": tuple(arm for arm in REWARDED if arm != "zero"),
+    "recipe.reward_scale": tuple(arm for arm in REWARDED if arm != "zero"),
+    "agent": REWARDED,
+    "recipe.updates": REWARDED,
+    "baseline": ("bc",),
+    "recipe.baseline_updates": ("bc",),
+    "recipe.batch_size": ("bc", *REWARDED),
+    "direct": DIRECT,
+    "direct.loss": tuple(arm for arm in DIRECT if arm != "sft"),
+    "recipe.direct_updates": DIRECT,
+    "recipe.direct_batch_size": DIRECT,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +74,8 @@ class Offline:
 
     data: ``data(make_env=, seed=, progress=) -> Episodes`` · dataset: a folder to use instead of collecting
     comparisons: how many to ask the teacher for; 0 uses those that the dataset already holds
-    fit: ``fit_score`` with its hyper-parameters bound · arms: names in ``prefrl.recipes.arms.ARMS``.
+    fit: ``fit_score`` with its hyper-parameters bound · arms: names in ``prefrl.recipes.arms.ARMS``
+    agent, baseline: learn from transitions · direct: learns from comparisons.
     """
 
     env: MakeEnv
@@ -64,6 +85,7 @@ class Offline:
     score: Callable[..., Any]
     agent: MakeLearner
     baseline: MakeLearner
+    direct: MakeComparisonLearner
     fit: Callable[..., Any]
     arms: Sequence[str]
     comparisons: int
@@ -73,7 +95,9 @@ class Offline:
     reward_scale: float
     updates: int
     baseline_updates: int
+    direct_updates: int
     batch_size: int
+    direct_batch_size: int
     evaluate_every: int
     curve_episodes: int
     episodes: int
@@ -92,23 +116,37 @@ class Offline:
         if unknown or len(set(self.arms)) < len(self.arms):
             wrong = f"unknown arm {unknown[0]!r}" if unknown else f"an arm twice in {list(self.arms)}"
             raise ConfigError(f"recipe.arms: {wrong}; these are there: {', '.join(ARMS)}.")
-        for slot in ("agent", "baseline"):
-            if "comparisons" in inspect.signature(getattr(self, slot)).parameters:
-                raise ConfigError(f"{slot}: this one learns from comparisons; recipe offline needs one of transitions.")
+        self._require_kinds()
         least = {"comparisons": 0, "evaluate_every": 0} | dict.fromkeys(POSITIVE, 1)
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"recipe.{name} must be >= {minimum}, but is {getattr(self, name)}.")
+
+    def _require_kinds(self) -> None:
+        """Each learner is in a slot whose data it learns from."""
+        for slot in ("agent", "baseline"):
+            if "comparisons" in inspect.signature(getattr(self, slot)).parameters:
+                raise ConfigError(f"{slot}: this one learns from comparisons; recipe offline needs one of transitions.")
+        taken = inspect.signature(self.direct).parameters
+        if "comparisons" not in taken:
+            raise ConfigError("direct: this one learns from transitions; recipe offline needs one of comparisons here.")
+        if "sft" in self.arms and "loss" not in taken:
+            raise ConfigError("recipe.arms: sft is the direct learner with another loss, but this one takes none.")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages before the arms, of those that the arms of this run need."""
+        rewards = [] if set(self.arms).isdisjoint(REWARDED) else ["rewards"]
+        return ("collect", "label", *([] if set(self.arms).isdisjoint(FITTED) else ["score"]), *rewards)
 
     def ineffective(self, key: str) -> str | None:
         """Why a key that the user set cannot change anything in this run; None if it can."""
         head = key.partition(".")[0]
         if self.comparisons == 0 and (head in ("teacher", "query") or key == "recipe.segment_length"):
             return "recipe.comparisons=0 asks no teacher"
-        if head == "baseline" and "bc" not in self.arms:
-            return "recipe.arms has no bc"
-        if head == "agent" and set(self.arms) == {"bc"}:
-            return "recipe.arms has bc only"
+        for name, readers in READERS.items():
+            if f"{key}.".startswith(f"{name}.") and not set(readers) & set(self.arms):
+                return f"recipe.arms has none of {', '.join(readers)}"
         if key == "recipe.curve_episodes" and self.evaluate_every == 0:
             return "recipe.evaluate_every=0 draws no learning curve"
         return None
@@ -123,14 +161,15 @@ class Offline:
         with run.lock(), progress_bars() as bars:
             episodes = self.collect(run, bars)
             self.ask(run, episodes)
-            score = self.learn_score(run, episodes, bars)
-            self.relabel(run, episodes, score)
+            score = self.learn_score(run, episodes, bars) if "score" in self.stages else None
+            if "rewards" in self.stages:
+                self.relabel(run, episodes, score)
             train_arms(run, self.arms, self.settings, workers=self.workers, show=bars)
         show_table(run)
         videos = videos_offline(run, self.settings, self.shown_arms())
         if videos is not None:
             print(f"video:  {videos}")
-        print(f"report: {report_offline(run)}")
+        print(f"report: {self.report(run)}")
 
     def shown_arms(self) -> list[str]:
         return [arm for arm in self.video_arms if arm in self.arms]
@@ -209,28 +248,28 @@ class Offline:
         data = episodes.transitions(torch.zeros(episodes.num_steps))
         return self.score(observations=data.observations, actions=data.actions, seed=self.seed)
 
-    def relabel(self, run: RunDirectory, episodes: Episodes, score: Any) -> None:
-        """Stage 4: every step of the data gets the reward of each arm."""
+    def relabel(self, run: RunDirectory, episodes: Episodes, score: Score | None) -> None:
+        """Stage 4: every step of the data gets the reward of each arm that learns from one."""
         if run.result("rewards") is not None:
             return
         data = episodes.transitions(torch.zeros(episodes.num_steps))
         fresh = self.new_score(episodes)  # equal seed: the weights from which the score was trained
         learned, untrained = (
-            relabel(s, data.observations, data.actions, reduce=self.reward_reduction) for s in (score, fresh)
+            relabel(s, data.observations, data.actions, reduce=self.reward_reduction)
+            for s in (fresh if score is None else score, fresh)
         )
         true = torch.as_tensor(episodes.true_reward)
-        for arm in self.arms:
+        for arm in (arm for arm in self.arms if arm in REWARDED):
             rewards = arm_rewards(
                 arm, learned=learned, untrained=untrained, true=true, lengths=episodes.lengths,
                 normalization=self.reward_normalization, scale=self.reward_scale, seed=self.seed,
             )  # fmt: skip
             save_rewards(run, arm, rewards)
-        run.finish("rewards", return_scatter(episodes, learned))
+        run.finish("rewards", return_scatter(episodes, learned if score is not None else None))
 
     def evaluate(self, run: RunDirectory, *, arm: str, episodes: int, seed: int) -> dict[str, Any]:
         """Roll a trained arm out on other seeds."""
-        learner = load_learner(run, arm, self.settings)
-        judged = evaluate(learner, self.settings, episodes=episodes, seed=seed)
+        judged = evaluate(load_policy(run, arm, self.settings), self.settings, episodes=episodes, seed=seed)
         ends = resemblance(read_dataset(run.path / "dataset"), judged.end_observations - judged.start_observations)
         return {**summary(judged), "resemblance": ends}
 
@@ -240,7 +279,7 @@ class Offline:
 
     def report(self, run: RunDirectory) -> Path:
         """Write ``report.html`` anew."""
-        return report_offline(run)
+        return report_offline(run, self.stages)
 
 
 def data_summary(episodes: Episodes) -> dict[str, Any]:
@@ -267,9 +306,9 @@ def data_summary(episodes: Episodes) -> dict[str, Any]:
     }
 
 
-def return_scatter(episodes: Episodes, learned: torch.Tensor) -> dict[str, Any]:
-    """True and learned return of every episode, for the scatter plot; None where the data hold no true reward."""
-    if not episodes.has_true_reward:
+def return_scatter(episodes: Episodes, learned: torch.Tensor | None) -> dict[str, Any]:
+    """True and learned return of every episode, for the scatter plot; None where there is no true or learned reward."""
+    if learned is None or not episodes.has_true_reward:
         return {"true_returns": None, "learned_returns": None, "correlation": None}
     learned_returns = np.add.reduceat(learned.numpy().astype(np.float64), episodes.step_offsets[:-1])
     true_returns = episodes.returns().astype(np.float64)

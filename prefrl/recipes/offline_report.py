@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from prefrl.evaluation.report import Picture, PolicyRow, Report, RewardModel, Vi
 from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
 from prefrl.evaluation.video import VideoUnavailable, render_episode, side_by_side, write_gif, write_video
 from prefrl.files import read_json
-from prefrl.recipes.arms import ARMS, ArmSettings, load_learner
+from prefrl.recipes.arms import ARMS, DIRECT, ArmSettings, load_policy
 from prefrl.runs import RunDirectory, read_metrics
 
 __all__ = ["report_offline", "show_table", "videos_offline"]
@@ -37,6 +38,10 @@ SHORT = {
     "untrained": "untrained reward model",
     "zero": "zero reward",
     "negated": "negated preferences",
+    "sft": "preferred cloned",
+    "cpl": "CPL",
+    "cpl_random": "CPL, random answers",
+    "cpl_negated": "CPL, negated answers",
 }
 
 
@@ -98,7 +103,7 @@ def videos_offline(run: RunDirectory, settings: ArmSettings, arms: Sequence[str]
     try:
         episodes = [
             render_episode(
-                PolicyBehavior(load_learner(run, arm, settings).policy),
+                PolicyBehavior(load_policy(run, arm, settings)),
                 settings.env,
                 seed=seed,
                 max_steps=settings.max_steps,
@@ -119,11 +124,11 @@ def videos_offline(run: RunDirectory, settings: ArmSettings, arms: Sequence[str]
     return video
 
 
-def report_offline(run: RunDirectory) -> Path:
-    """Write ``RUN/report.html`` from what the stages left; unfinished stages are said to be missing."""
+def report_offline(run: RunDirectory, stages: Sequence[str]) -> Path:
+    """Write ``RUN/report.html`` from what the ``stages`` left; unfinished ones are said to be missing."""
     path = run.path / "report.html"
     rows, video = policy_rows(run), run.result("videos") or {}
-    unfinished = [stage for stage in ("collect", "label", "score", "rewards") if run.result(stage) is None]
+    unfinished = [stage for stage in stages if run.result(stage) is None]
     shown = [] if not video.get("video") else [run.path / video["video"]]
     report = Report(
         title=f"prefrl: {run.path.resolve().name}",
@@ -179,13 +184,9 @@ def _pictures(run: RunDirectory, rows: Sequence[PolicyRow]) -> tuple[Picture, ..
         png=success_bars(names, [r.success for r in rows], colors=colors),
         alt=f"Success rates: {words}.",
     )
-    curves = []
-    for arm in ARMS:
-        points = [row for row in read_metrics(run.path / "arms" / arm) if "success" in row]
-        if points and SHORT[arm] in colors:
-            curves.append(Curve(SHORT[arm], [p["step"] for p in points], [p["success"] for p in points]))
+    curves = _curves(run, ARMS, "success")
     if not curves:
-        return (bars,)
+        return (bars, *_agreement(run, colors))
     png = learning_curves(
         curves,
         title="Success during training",
@@ -194,12 +195,56 @@ def _pictures(run: RunDirectory, rows: Sequence[PolicyRow]) -> tuple[Picture, ..
         percent=True,
         colors=colors,
     )
-    return bars, Picture(
+    learning = Picture(
         title="Learning curves",
         png=png,
         alt="Success of each policy over training.",
         caption="few episodes a point; no smoothing",
     )
+    return (bars, learning, *_agreement(run, colors))
+
+
+def _curves(run: RunDirectory, arms: Iterable[str], metric: str) -> list[Curve]:
+    """What each finished arm logged of a metric while it was trained."""
+    curves = []
+    for arm in arms:
+        points = [row for row in read_metrics(run.path / "arms" / arm) if metric in row]
+        if points and run.result(f"arms/{arm}") is not None:
+            curves.append(Curve(SHORT[arm], [p["step"] for p in points], [p[metric] for p in points]))
+    return curves
+
+
+def _agreement(run: RunDirectory, colors: Mapping[str, str]) -> tuple[Picture, ...]:
+    """How the arms that learn from comparisons explain theirs, which is not how they act."""
+    curves = _curves(run, DIRECT, "accuracy")
+    if not curves:
+        return ()
+    words = ", ".join(f"{curve.name} {curve.values[-1]:.0%}" for curve in curves)
+    png = learning_curves(
+        curves, title="Pair accuracy during training", xlabel="updates", ylabel="pair accuracy", percent=True,
+        colors=colors,
+    )  # fmt: skip
+    caption = (
+        "share of the answers that an arm learned from which its log-probs agree with, a batch a point. It is not "
+        "success: a policy can order every pair well, and act badly."
+    )
+    accuracy = Picture(title="Pair accuracy", png=png, alt=f"Pair accuracy at the end: {words}.", caption=caption)
+    return (accuracy, *(_log_probs(run, arm) for arm in DIRECT if run.result(f"arms/{arm}") is not None))
+
+
+def _log_probs(run: RunDirectory, arm: str) -> Picture:
+    """Chosen and rejected log-prob of one arm: where both fall, the policy leaves the data."""
+    sides = ("chosen", "rejected")
+    curves = [replace(_curves(run, [arm], f"{side}_log_prob")[0], name=side) for side in sides]
+    png = learning_curves(
+        curves, title=f"Log-probs: {SHORT[arm]}", xlabel="updates", ylabel="mean log-prob of a step",
+        colors=colors_for(sides),
+    )  # fmt: skip
+    words = ", ".join(f"{curve.name} {curve.values[-1]:.3g}" for curve in curves)
+    return Picture(
+        title=f"Log-probs of {SHORT[arm]}", png=png, alt=f"Mean log-prob of a step at the end: {words}.",
+        caption="by the answers that the arm learned from; where both fall, the policy leaves the data",
+    )  # fmt: skip
 
 
 def _reward_model(run: RunDirectory) -> RewardModel | None:
