@@ -56,13 +56,13 @@ class ScriptedExpert:
     """The library's scripted policy of a Meta-World task, with Gaussian action noise.
 
     Args:
-        task: whose script to run; it may differ from the environment's own task.
+        task: whose script to run; it may differ from the environment's own task, which None stands for.
         noise: standard deviation of the noise, in units of the action (range [-1, 1]); a list draws one
             level per episode, all equally likely.
     """
 
-    def __init__(self, *, task: str, noise: float | Sequence[float] = 0.0) -> None:
-        self.task = check_name("Meta-World task", task, TASKS)
+    def __init__(self, *, task: str | None, noise: float | Sequence[float] = 0.0) -> None:
+        self.task = None if task is None else check_name("Meta-World task", task, TASKS)
         self._add_noise = _Noisy(noise)
 
     def reset(self, env: gym.Env, rng: np.random.Generator) -> None:
@@ -72,7 +72,8 @@ class ScriptedExpert:
                 f"ScriptedExpert reads Meta-World's 39 observations; {env} has shape "
                 f"{env.observation_space.shape}: use it in prefrl/MetaWorld-<task>-v0"
             )
-        make_script: Any = ENV_POLICY_MAP[f"{self.task}-v3"]
+        acting: Any = env.unwrapped
+        make_script: Any = ENV_POLICY_MAP[f"{self.task or acting.task}-v3"]
         self._policy = make_script()  # anew per episode: it may remember its stage
         self._add_noise.reset(env, rng)
 

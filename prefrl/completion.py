@@ -71,7 +71,7 @@ def _possible(command: str, given: list[str], last: str) -> Iterator[str]:
 def _keys(command: str, given: list[str], last: str) -> Iterator[str]:
     """After ``slot=`` its options, after ``slot.`` the keys of that option, else slots and keys."""
     used = {key: value for key, _, value in (word.partition("=") for word in given)}
-    found = slots(command)
+    found = slots(command, used)
     key, equals, value = last.partition("=")
     if equals:
         if key in found:

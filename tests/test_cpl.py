@@ -319,9 +319,9 @@ def test_nan_is_refused(name):
 @pytest.mark.parametrize(
     "options",
     [
-        {"loss": cpl_bc}, {"loss": partial(cpl, discount=0.5)}, {"bc_steps": 2}, {"warmup_steps": 5}, {"decay_steps": 2}, {"lr": 1e-3},
-        {"bc_lr": 1e-3}, {"hidden": (4,)}, {"policy": "gaussian"}, {"normalize_observations": False},
-        {"policy": partial(SquaredErrorPolicy, squash=False)}, {"std_floor": 2.0},
+        {"loss": cpl_bc}, {"loss": partial(cpl, discount=0.5)}, {"bc_steps": 2}, {"warmup_steps": 5},
+        {"decay_steps": 2}, {"lr": 1e-3}, {"bc_lr": 1e-3}, {"hidden": (4,)}, {"policy": "gaussian"},
+        {"normalize_observations": False}, {"policy": partial(SquaredErrorPolicy, squash=False)}, {"std_floor": 2.0},
     ],
 )  # fmt: skip
 def test_every_option_has_an_effect(options):

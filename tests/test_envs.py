@@ -306,3 +306,15 @@ def test_an_expert_refuses_a_foreign_environment():
     env = envs.make("prefrl/PointReach-v0", seed=0)
     with pytest.raises(ValueError, match="39"):
         envs.ScriptedExpert(task="push").reset(env, np.random.default_rng(0))
+
+
+def test_a_script_without_a_task_is_the_environments_own():
+    """``task=None`` acts as the script of the task that it finds itself in, anew in each."""
+    expert = envs.ScriptedExpert(task=None)
+    for task in ("faucet-open", "faucet-close"):
+        env = envs.make(f"prefrl/MetaWorld-{task}-v0", seed=0)
+        observation, _ = env.reset(seed=1)
+        named = envs.ScriptedExpert(task=task)
+        for script in (expert, named):
+            script.reset(env, np.random.default_rng(0))
+        assert np.array_equal(expert.act(observation), named.act(observation))

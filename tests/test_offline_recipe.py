@@ -235,8 +235,8 @@ def test_no_learner_reads_the_true_reward(tiny, tmp_path):
 @pytest.mark.parametrize(
     "stage",
     [
-        "prefrl.recipes.offline.write_dataset",
-        "prefrl.recipes.offline.append_preferences",
+        "prefrl.recipes.stages.write_dataset",
+        "prefrl.recipes.stages.append_preferences",
         "prefrl.train.fit_score._train_epoch",
         "prefrl.recipes.offline.save_rewards",
         "prefrl.recipes.arms.rollout",
@@ -289,7 +289,7 @@ def test_the_report_of_an_unfinished_run_says_what_is_missing(tmp_path):
     """A run that was stopped before anything was done has a report that says so."""
     run = tmp_path / "begun"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("prefrl.recipes.offline.write_dataset", interrupt)
+        patched.setattr("prefrl.recipes.stages.write_dataset", interrupt)
         assert main(["train", *TINY, f"out={run}"]) == 130
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()

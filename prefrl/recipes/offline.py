@@ -9,7 +9,6 @@ arXiv 2110.06169) as the learner by default, and with the controls that tell whe
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ import numpy as np
 import torch
 
 from prefrl.data.dataset import Episodes
-from prefrl.data.labeling import label
-from prefrl.data.preferences import append_preferences, read_preferences
-from prefrl.data.storage import read_dataset, write_dataset
+from prefrl.data.preferences import read_preferences
+from prefrl.data.storage import read_dataset
 from prefrl.errors import ConfigError, InvalidData
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.progress import Bars, progress_bars
@@ -41,6 +39,7 @@ from prefrl.recipes.arms import (
     train_arms,
 )
 from prefrl.recipes.offline_report import report_offline, show_table, videos_offline
+from prefrl.recipes.stages import ask_teacher, collect_or_copy
 from prefrl.runs import RunDirectory
 from prefrl.train.relabel import Normalization, relabel
 
@@ -159,8 +158,14 @@ class Offline:
         """Run every unfinished stage, print the table, leave videos and ``report.html``."""
         torch.use_deterministic_algorithms(self.deterministic)
         with run.lock(), progress_bars() as bars:
-            episodes = self.collect(run, bars)
-            self.ask(run, episodes)
+            episodes = collect_or_copy(
+                run, make_env=self.env, data=self.data, dataset=self.dataset, check=self.check_data, seed=self.seed,
+                bars=bars,
+            )  # fmt: skip
+            ask_teacher(
+                run, episodes, teacher=self.teacher, query=self.query, comparisons=self.comparisons,
+                segment_length=self.segment_length, seed=self.seed,
+            )  # fmt: skip
             score = self.learn_score(run, episodes, bars) if "score" in self.stages else None
             if "rewards" in self.stages:
                 self.relabel(run, episodes, score)
@@ -173,25 +178,6 @@ class Offline:
 
     def shown_arms(self) -> list[str]:
         return [arm for arm in self.video_arms if arm in self.arms]
-
-    def collect(self, run: RunDirectory, bars: Bars) -> Episodes:
-        """Stage 1: mixed-quality episodes, from the behaviors or from an existing dataset."""
-        folder = run.path / "dataset"
-        if run.result("collect") is None:
-            shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
-            if self.dataset is not None:
-                episodes = read_dataset(self.dataset)
-                self.check_data(episodes)
-                shutil.copytree(self.dataset, folder)
-            else:
-                episodes = self.data(
-                    make_env=self.env,
-                    seed=self.seed,
-                    progress=lambda done, total: bars("collect", done, total),
-                )
-                write_dataset(folder, episodes)
-            run.finish("collect", data_summary(episodes))
-        return read_dataset(folder)
 
     def check_data(self, episodes: Episodes) -> None:
         """The data must fit the environment in which the policies are evaluated, before anything is learned."""
@@ -208,26 +194,6 @@ class Offline:
         if "true_reward" in self.arms and not episodes.has_true_reward:
             raise ConfigError("recipe.arms: the data hold no true reward; leave out true_reward.")
         env.close()
-
-    def ask(self, run: RunDirectory, episodes: Episodes) -> None:
-        """Stage 2: the teacher compares pairs of segments; its answers join the dataset as references."""
-        folder = run.path / "dataset"
-        if run.result("label") is not None:
-            return
-        if self.comparisons > 0:
-            (folder / "meta" / "preferences.parquet").unlink(missing_ok=True)  # left by a killed run, or replaced
-            rng = np.random.default_rng(self.seed)
-            answers = label(
-                episodes,
-                teacher=self.teacher,
-                query=self.query,
-                comparisons=self.comparisons,
-                segment_length=self.segment_length,
-                rng=rng,
-            )
-            append_preferences(folder, answers)
-        answers = read_preferences(folder)
-        run.finish("label", {"comparisons": len(answers), "teachers": sorted(set(answers.teacher))})
 
     def learn_score(self, run: RunDirectory, episodes: Episodes, bars: Bars) -> Score:
         """Stage 3: the reward ensemble explains the answers."""
@@ -280,30 +246,6 @@ class Offline:
     def report(self, run: RunDirectory) -> Path:
         """Write ``report.html`` anew."""
         return report_offline(run, self.stages)
-
-
-def data_summary(episodes: Episodes) -> dict[str, Any]:
-    """What the data are: per behavior the number of episodes, success and mean return; and per-episode results."""
-    behavior = np.asarray(episodes.behavior)
-    succeeded = episodes.succeeded()
-    returns = episodes.returns() if episodes.has_true_reward else np.zeros(len(episodes))
-    groups = {
-        name: {
-            "episodes": int((behavior == name).sum()),
-            "success": float(succeeded[behavior == name].mean()),
-            "return": float(returns[behavior == name].mean()),
-        }
-        for name in dict.fromkeys(episodes.behavior)
-    }
-    return {
-        "episodes": len(episodes),
-        "steps": episodes.num_steps,
-        "behaviors": groups,
-        "behavior": list(episodes.behavior),
-        "success": succeeded.tolist(),
-        "returns": returns.tolist(),
-        "lengths": episodes.lengths.tolist(),
-    }
 
 
 def return_scatter(episodes: Episodes, learned: torch.Tensor | None) -> dict[str, Any]:

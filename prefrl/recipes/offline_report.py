@@ -23,7 +23,7 @@ from prefrl.evaluation.plots import (
 )
 from prefrl.evaluation.report import Picture, PolicyRow, Report, RewardModel, Video, policy_row, write_report
 from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
-from prefrl.evaluation.video import VideoUnavailable, render_episode, side_by_side, write_gif, write_video
+from prefrl.evaluation.video import VideoUnavailable, film_side_by_side
 from prefrl.files import read_json
 from prefrl.recipes.arms import ARMS, DIRECT, ArmSettings, load_policy
 from prefrl.runs import RunDirectory, read_metrics
@@ -101,21 +101,16 @@ def videos_offline(run: RunDirectory, settings: ArmSettings, arms: Sequence[str]
         return None
     seed = int(episode_seeds(settings.seed + 1, 1)[0])
     try:
-        episodes = [
-            render_episode(
-                PolicyBehavior(load_policy(run, arm, settings)),
-                settings.env,
-                seed=seed,
-                max_steps=settings.max_steps,
-                every=2,
-                after_success=20,
-            )
-            for arm in arms
-        ]
-        frames = side_by_side([f for f, _ in episodes], [SHORT[arm] for arm in arms], success=[s for _, s in episodes])
-        video = run.stage("videos") / "side_by_side.mp4"
-        write_video(video, frames, fps=25)
-        write_gif(video.with_suffix(".gif"), frames, fps=25)
+        video = film_side_by_side(
+            run.stage("videos") / "side_by_side.mp4",
+            {SHORT[arm]: PolicyBehavior(load_policy(run, arm, settings)) for arm in arms},
+            settings.env,
+            fps=25,
+            seed=seed,
+            max_steps=settings.max_steps,
+            every=2,
+            after_success=20,
+        )
     except VideoUnavailable as error:
         print(f"note: {error}")
         run.finish("videos", {"video": None, "reason": str(error), "arms": list(arms)})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from prefrl.data.preferences import Preferences, append_preferences, preferences
 from prefrl.data.storage import read_dataset, write_dataset
 from prefrl.progress import Bars
 from prefrl.protocols import MakeEnv, Query, Teacher
-from prefrl.recipes.offline import data_summary
 from prefrl.runs import RunDirectory
 
 __all__ = ["ask_teacher", "collect_or_copy"]
@@ -74,3 +74,27 @@ def ask_teacher(
         answers = read_preferences(folder)
         run.finish("label", {"comparisons": len(answers), "teachers": sorted(set(answers.teacher))})
     return read_preferences(folder)
+
+
+def data_summary(episodes: Episodes) -> dict[str, Any]:
+    """What the data are: per behavior the number of episodes, success and mean return; and per-episode results."""
+    behavior = np.asarray(episodes.behavior)
+    succeeded = episodes.succeeded()
+    returns = episodes.returns() if episodes.has_true_reward else np.zeros(len(episodes))
+    groups = {
+        name: {
+            "episodes": int((behavior == name).sum()),
+            "success": float(succeeded[behavior == name].mean()),
+            "return": float(returns[behavior == name].mean()),
+        }
+        for name in dict.fromkeys(episodes.behavior)
+    }
+    return {
+        "episodes": len(episodes),
+        "steps": episodes.num_steps,
+        "behaviors": groups,
+        "behavior": list(episodes.behavior),
+        "success": succeeded.tolist(),
+        "returns": returns.tolist(),
+        "lengths": episodes.lengths.tolist(),
+    }

@@ -71,9 +71,10 @@ class ScriptedOracle:
 
     def parameters(self) -> dict[str, Any]:
         """Oracle, script, gamma (none), how the values were made, and the sign convention."""
+        where = self._env.spec.id if self._env.spec else type(self._env.unwrapped).__name__
         script = {"behavior": type(self.behavior).__name__, **self._described}
         values = "advantage = minus squared distance to the script's action, in units of half the action range"
-        return {"oracle": "scripted", "script": script, "gamma": None, "values": values, "sign": SIGN}
+        return {"oracle": "scripted", "env": where, "script": script, "gamma": None, "values": values, "sign": SIGN}
 
     @cached_property
     def _env(self) -> gym.Env:
