@@ -7,17 +7,17 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import solve_discrete_are
 from torch import nn
 
 from agents.cpl import CPL, SquaredErrorPolicy
 from agents.policies import DeterministicPolicy
+from envs import DoubleIntegrator
+from prefrl.benchmarks.regret_control import Regulator, learn
 from prefrl.config import build, compose
 from prefrl.core import Comparisons, Rankings, Segment, SegmentBatch
 from prefrl.errors import ConfigError, InvalidData
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.losses import cpl, cpl_bc, cpl_kl, dpo, gapo
-from prefrl.losses.imitation import chosen_nll
 from prefrl.protocols import Policy
 
 BOX = {"action_low": np.array([-1.0, -2.0]), "action_high": np.array([1.0, 2.0])}
@@ -368,110 +368,14 @@ def test_without_tanh_and_hidden_layers_the_policy_is_linear():
     torch.testing.assert_close(policy.act(s) + policy.act(r), policy.act(s + r) + policy.act(torch.zeros(4, 3)))
 
 
-# A double integrator in the plane, state (position, velocity) and its regulator: K* = 2.645 and 2.556 per axis.
-A = np.kron([[1, 0.1], [0, 1]], np.eye(2))
-B = np.kron([[0], [0.1]], np.eye(2))
-Q, R, GAMMA = np.diag([1, 1, 0.1, 0.1]), 0.1 * np.eye(2), 0.99
-P = solve_discrete_are(A * GAMMA**0.5, B * GAMMA**0.5, Q, R)  # V*(s) = −s'Ps
-H = R + GAMMA * B.T @ P @ B
-K = GAMMA * np.linalg.solve(H, B.T @ P @ A)  # a* = −K s, A*(s, a) = −(a + K s)'H(a + K s)
-LIMIT = 10.0  # the action box is ±10, and its unit is half its range
-
-
-def regulator_comparisons(pairs, *, labels, seed, T=20):
-    """Segments of 0.3 K* plus unit noise from N(0, I), answered by σ(Δ) of the sums of A* or of rewards."""
-    rng = np.random.default_rng(seed)
-    states, actions = [rng.standard_normal((2 * pairs, 4))], []
-    for _ in range(T):
-        actions.append(-0.3 * states[-1] @ K.T + rng.standard_normal((2 * pairs, 2)))
-        states.append(states[-1] @ A.T + actions[-1] @ B.T)
-    s, a = np.stack(states, 1), np.stack(actions, 1)
-    error = a + s[:, :-1] @ K.T
-    score = -((error @ H) * error).sum((1, 2))
-    if labels == "return":
-        score = -((s[:, :-1] @ Q) * s[:, :-1]).sum((1, 2)) - ((a @ R) * a).sum((1, 2))
-    p_first = rng.random(pairs) < 1 / (1 + np.exp(-(score[:pairs] - score[pairs:])))
-    s, a = torch.tensor(s, dtype=torch.float32), torch.tensor(a, dtype=torch.float32)
-    sides = (SegmentBatch(s[i], a[i], torch.ones(pairs, T).bool()) for i in (slice(pairs), slice(pairs, None)))
-    return Comparisons(*sides, torch.tensor(p_first, dtype=torch.float32))
-
-
-def cost_ratio(policy, *, steps=200, episodes=512):
-    """J(π)/J(π*) from fixed starts N(0, I), discounted."""
-    start = s = np.random.default_rng(99).standard_normal((episodes, 4))
-    cost = 0.0
-    for t in range(steps):
-        a = policy.act(torch.tensor(s, dtype=torch.float32)).double().numpy()
-        cost += GAMMA**t * (((s @ Q) * s).sum() + ((a @ R) * a).sum())
-        s = s @ A.T + a @ B.T
-    return cost / ((start @ P) * start).sum()
-
-
-def gain(policy):
-    """(2, 4): the gain of a linear policy."""
-    return (-LIMIT * policy.network.layers[0].weight / policy.std).detach().double().numpy()
-
-
-def regulate(*, labels, bias, linear, seed, pairs=2000, bc_steps=1500, steps=4000, lr=1e-3):
-    """Cost ratios of the cloned and of the final policy, and the final policy; α is that of A*."""
-    data = regulator_comparisons(pairs, labels=labels, seed=seed)
-    learner = CPL(
-        comparisons=data,
-        action_low=np.full(2, -LIMIT),
-        action_high=np.full(2, LIMIT),
-        seed=seed,
-        loss=partial(cpl, alpha=float(H[0, 0]) * LIMIT**2, contrastive_bias=bias),
-        bc_steps=bc_steps,
-        warmup_steps=steps // 10,
-        lr=lr,
-        bc_lr=lr,
-        hidden=() if linear else (64, 64),
-        policy=partial(SquaredErrorPolicy, squash=not linear),
-    )
-    for update, batch in enumerate(batches(data, bc_steps + steps, size=64, seed=seed)):
-        if update == bc_steps:
-            cloned = cost_ratio(learner.policy)
-        learner.update(batch)
-    return cloned, cost_ratio(learner.policy), learner.policy
-
-
 @pytest.mark.filterwarnings("ignore:CPL")
 def test_it_finds_the_regulator():
     """Cloning finds the behavior's 0.3 K*, comparisons of regret K*; comparisons of partial return do not."""
-    short = {"bias": 1.0, "linear": True, "seed": 0, "bc_steps": 200, "steps": 500, "lr": 5e-3, "pairs": 1000}
-    cloned, learned, policy = regulate(labels="regret", **short)
-    assert cloned == pytest.approx(1.75, abs=0.1)
-    assert learned < 1.02
-    assert np.linalg.norm(gain(policy) - K) < 0.15 * np.linalg.norm(K)
-    assert regulate(labels="return", **short)[1] > 10
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:CPL")
-@pytest.mark.parametrize("seed", range(3))
-def test_regulator_bars(seed):
-    """2000 pairs: linear ≤ 1.01; MLP with λ = ½ ≤ 1.35 and better than cloning; partial return far worse than it."""
-    _, linear, policy = regulate(labels="regret", bias=1.0, linear=True, seed=seed)
-    cloned, mlp, _ = regulate(labels="regret", bias=0.5, linear=False, seed=seed)
-    _, wrong, _ = regulate(labels="return", bias=1.0, linear=True, seed=seed)
-    _, wrong_mlp, _ = regulate(labels="return", bias=0.5, linear=False, seed=seed)
-    error = np.linalg.norm(gain(policy) - K) / np.linalg.norm(K)
-    print(f"{linear=:.4f} {error=:.3f} {cloned=:.3f} {mlp=:.3f} {wrong=:.3g} {wrong_mlp=:.3g}")
-    assert linear <= 1.01
-    assert mlp <= min(1.35, cloned)
-    assert min(wrong, wrong_mlp) > 2
-
-
-def test_with_the_likelihood_of_the_chosen_it_is_the_supervised_baseline():
-    """Stage 1 clones both sides, stage 2 the preferred one only (SFT in arXiv 2310.13639); a tie is half of either."""
-    assert first_loss(said([[-1.0, -3.0]], [[-6.0]], [1.0]), chosen_nll) == pytest.approx(2.0)
-    assert first_loss(said([[-1.0, -3.0]], [[-6.0]], [0.5]), chosen_nll) == pytest.approx(4.0)
-    observations, mask = torch.randn(64, 4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(64, 3).bool()
-    sides = [SegmentBatch(observations, torch.full((64, 3, 2), a), mask) for a in (0.5, -0.5)]
-    data = Comparisons(*sides, torch.ones(64))
-    actions = []
-    for bc_steps in (300, 150):
-        learner = trained(data, 300, loss=chosen_nll, bc_steps=bc_steps)
-        actions.append(learner.policy.act(observations[:, 0]).detach())
-    torch.testing.assert_close(actions[0], torch.zeros(64, 2), atol=0.05, rtol=0)
-    torch.testing.assert_close(actions[1], torch.full((64, 2), 0.5), atol=0.05, rtol=0)
+    regulator = Regulator(DoubleIntegrator())
+    linear = partial(SquaredErrorPolicy, squash=False)
+    make = partial(CPL, hidden=(), lr=5e-3, bc_lr=5e-3, policy=linear)
+    short = {"bias": 1.0, "seed": 0, "pairs": 1000, "bc_steps": 200, "steps": 500, "batch_size": 64}
+    found = learn(regulator, make, model="regret", **short)
+    assert found.cloned == pytest.approx(1.75, abs=0.1)
+    assert found.final < 1.02
+    assert learn(regulator, make, model="partial_return", **short).final > 10

@@ -360,18 +360,3 @@ def test_noiseless_labels_identify_the_delivery_reward_by_regret_only():
     torch.testing.assert_close(ratios, torch.tensor([-1, 1, -1, -2], dtype=torch.float64), rtol=0.02, atol=0)
     assert scaled_return(mdp, partial, TRUE_WEIGHTS).scaled.item() == pytest.approx(0.702, abs=0.01)
     assert scaled_return(mdp, found["regret_deterministic"], TRUE_WEIGHTS).scaled.item() > 0.99
-
-
-@pytest.mark.slow
-@needs_board
-def test_regret_needs_fewer_human_labels_than_partial_return():
-    """Share of near-optimal fits from 35 labels of people: regret − partial return ≥ .20."""
-    mdp = delivery()
-    first, second, p_first, _ = human_statistics(mdp, "Privileged-Control")
-    psi = torch.from_numpy(np.load(DATA / "delivery_mdp" / "succ_feats_no_gt.npy")).flatten(1, 2)
-    people = segment_pairs(first, second, p_first)
-    pairs = partition_pairs(people, 51, generator=torch.Generator().manual_seed(0))
-    regret = fit_linear_reward(pairs, values=successor_feature_values(psi), iterations=2000)
-    partial = fit_linear_reward(pairs, model="partial_return", iterations=3000)
-    shares = [scaled_return(mdp, fit.weights, TRUE_WEIGHTS).near_optimal.double().mean() for fit in (regret, partial)]
-    assert shares[0] - shares[1] >= 0.20
