@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from agents.sb3 import policy_from_state, policy_state, require_supported
-from prefrl.errors import ConfigError, DamagedFile
+from prefrl.errors import ConfigError, DamagedFile, InvalidData
 from prefrl.files import load_checkpoint, save_checkpoint
 
 __all__ = ["SB3Critic"]
@@ -37,13 +37,22 @@ class SB3Critic:
 
     model: of Stable-Baselines3, or the ``policy`` of one · samples: actions per state in V, >= 1; 1 for TD3 and DDPG
     seed: of their noise · entropy: whether V counts the entropy of SAC
-    temperature: α, >= 0; None takes what the model has, which a bare policy has not.
+    temperature: α, >= 0; None takes what the model has, which a bare policy has not
+    env: id of the environment that it was trained in, recorded only; None takes what the model has.
     """
 
     policy: Any
+    file: str | None = None  # name of the file that it was read from
 
     def __init__(
-        self, model: Any, *, samples: int = 64, seed: int = 0, entropy: bool = True, temperature: float | None = None
+        self,
+        model: Any,
+        *,
+        samples: int = 64,
+        seed: int = 0,
+        entropy: bool = True,
+        temperature: float | None = None,
+        env: str | None = None,
     ) -> None:
         self.policy = getattr(model, "policy", model)
         require_supported(self.policy)
@@ -58,6 +67,7 @@ class SB3Critic:
             for bound in (self.policy.action_space.low, self.policy.action_space.high)
         )
         self.entropy, self.seed = entropy, seed
+        self.env = _env_id(model) if env is None else env
         self.samples = samples if self.is_random else 1
         self.temperature = _temperature(model) if temperature is None else temperature
         if self.temperature is None and self.is_random and entropy:
@@ -76,12 +86,15 @@ class SB3Critic:
     @torch.no_grad()
     def q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(M, D), (M, A) in the action box → (M,)."""
+        _require_size("observations", observations, self.policy.observation_space)
+        _require_size("actions", actions, self.policy.action_space)
         units = (2 * (actions - self.low) / (self.high - self.low) - 1).clamp(-1, 1)
         return self._least(observations, units)
 
     @torch.no_grad()
     def v(self, observations: Tensor) -> Tensor:
         """(M, D) → (M,)."""
+        _require_size("observations", observations, self.policy.observation_space)
         return torch.cat([self._mean_value(states) for states in observations.split(ROWS)])
 
     def _mean_value(self, observations: Tensor) -> Tensor:
@@ -104,11 +117,20 @@ class SB3Critic:
         options: dict[str, Any] = {"critic": f"minimum of {self.policy.critic.n_critics} of a {self.kind}"}
         if self.is_random:
             options |= {"samples": self.samples, "seed": self.seed, "entropy": self.entropy}
-        return options | ({"temperature": self.temperature} if self.is_random and self.entropy else {})
+        if self.is_random and self.entropy:
+            options["temperature"] = self.temperature
+        origin = {"env": self.env, "file": self.file}
+        return options | {name: value for name, value in origin.items() if value is not None}
+
+    def ineffective(self, key: str) -> str | None:
+        """Why an option does nothing: a deterministic policy has one action per state, and no entropy."""
+        if key in ("samples", "seed", "entropy") and not self.is_random:
+            return f"V of a {self.kind} is Q of its one action"
+        return None
 
     def save(self, path: Path | str) -> None:
         """Write tensors and constructor arguments as one safetensors file."""
-        options = {name: getattr(self, name) for name in ("samples", "seed", "entropy", "temperature")}
+        options = {name: getattr(self, name) for name in ("samples", "seed", "entropy", "temperature", "env")}
         save_checkpoint(path, {**policy_state(self.policy), "critic": options})
 
     @classmethod
@@ -121,7 +143,9 @@ class SB3Critic:
         if "critic" not in state:
             raise DamagedFile(f"{path} holds a policy without what a critic needs. Write it by SB3Critic(model).save.")
         given = {"samples": samples, "seed": seed, "entropy": entropy}
-        return cls(policy, **(state["critic"] | {name: value for name, value in given.items() if value is not None}))
+        critic = cls(policy, **(state["critic"] | {name: value for name, value in given.items() if value is not None}))
+        critic.file = Path(path).name
+        return critic
 
     def _least(self, observations: Tensor, units: Tensor) -> Tensor:
         return torch.cat(self.policy.critic(observations, units), dim=1).amin(1)
@@ -133,3 +157,17 @@ def _temperature(model: Any) -> float | None:
         return float(model.log_ent_coef.detach().exp())
     fixed = getattr(model, "ent_coef_tensor", None)
     return None if fixed is None else float(fixed)
+
+
+def _env_id(model: Any) -> str | None:
+    """Id of the environment that a model was trained in, where its environment is at hand and has one."""
+    made = getattr(getattr(model, "env", None), "envs", None)  # of Stable-Baselines3's DummyVecEnv
+    return made[0].spec.id if made and made[0].spec is not None else None
+
+
+def _require_size(what: str, values: Tensor, space: Any) -> None:
+    if values.shape[-1:] != space.shape:
+        raise InvalidData(
+            f"SB3Critic: the model was trained with {what} of size {space.shape[0]}, but these have size "
+            f"{values.shape[-1]}. Give the critic of this environment."
+        )

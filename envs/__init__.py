@@ -14,7 +14,7 @@ Importing this package registers the ids; :func:`make` builds any of them. :func
 import gymnasium as gym
 
 from envs import rendering  # first: it makes MuJoCo importable whatever MUJOCO_GL says
-from envs.behaviors import PointBehavior, RandomBehavior, ScriptedExpert
+from envs.behaviors import OtherExpert, PointBehavior, RandomBehavior, ScriptedExpert
 from envs.delivery import Delivery
 from envs.double_integrator import DoubleIntegrator
 from envs.factory import make
@@ -31,6 +31,7 @@ __all__ = [
     "DoubleIntegrator",
     "GridWorld",
     "MetaWorld",
+    "OtherExpert",
     "PointBehavior",
     "PointReach",
     "RandomBehavior",

@@ -19,7 +19,7 @@ from envs.metaworld import TASKS
 from envs.names import check_name
 from envs.point_reach import SITES
 
-__all__ = ["PointBehavior", "RandomBehavior", "ScriptedExpert"]
+__all__ = ["OtherExpert", "PointBehavior", "RandomBehavior", "ScriptedExpert"]
 
 
 def _noise_levels(noise: float | Sequence[float]) -> np.ndarray:
@@ -84,6 +84,36 @@ class ScriptedExpert:
             warnings.filterwarnings("ignore", message="Constant", category=UserWarning)
             action = self._policy.get_action(observation)
         return self._add_noise(action)
+
+
+class OtherExpert:
+    """The script of another Meta-World task, one drawn per episode: skilled, but at something else.
+
+    Args:
+        tasks: whose scripts are drawn, all equally likely; the environment's own task is left out.
+        noise: as in :class:`ScriptedExpert`.
+    """
+
+    def __init__(self, *, tasks: Sequence[str], noise: float | Sequence[float] = 0.0) -> None:
+        self._experts = {task: ScriptedExpert(task=task, noise=noise) for task in tasks}
+        if len(self._experts) < 2:
+            raise ValueError(f"tasks must name at least two different tasks, so that one is another: {list(tasks)}")
+
+    def reset(self, env: gym.Env, rng: np.random.Generator) -> None:
+        """Begin an episode of ``env``, any Meta-World task, with a script that is not its own."""
+        own = getattr(env.unwrapped, "task", None)
+        others = [task for task in self._experts if task != own]
+        self._acting = self._experts[others[rng.integers(len(others))]]
+        self._acting.reset(env, rng)
+
+    @property
+    def task(self) -> str | None:
+        """Whose script acts in this episode."""
+        return self._acting.task
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """(39,) -> (4,) float32 inside the action space."""
+        return self._acting.act(observation)
 
 
 class PointBehavior:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from prefrl.catalog import describe, group_named, groups, options
+from prefrl.catalog import describe, group_named, groups, option_values, options
 from prefrl.config import Composed, build, compose, from_saved, locate
 from prefrl.errors import ConfigError, PrefrlError, RunDirectoryError
-from prefrl.launch import limit_threads, make_recipe, try_parts
+from prefrl.launch import check_teacher, limit_threads, make_recipe, try_parts
 from prefrl.signatures import check_arguments, hint
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def call(name: str, given: Sequence[str], overrides: Sequence[str], *, show_conf
     commands: dict[str, Callable[..., int | None]] = {
         "train": train, "resume": resume, "evaluate": evaluate, "render": render, "report": report,
         "collect": collect, "label": label, "import": import_file, "list": list_options, "bench": bench,
-        "completion": completion,
+        "completion": completion, "transfer": transfer,
     }  # fmt: skip
     return commands[name](*given, overrides=overrides) or 0
 
@@ -131,13 +131,15 @@ def label(dataset: str, *, overrides: Sequence[str]) -> None:
     _check_env_of_teacher(config)
     limit_threads(1)
     parts = {slot: build(node, key=slot) for slot, node in config.components.items()}
+    check_teacher(parts["teacher"], config.overridden)
     from prefrl.data.labeling import answer_generator
     from prefrl.data.labeling import label as ask
     from prefrl.data.preferences import append_preferences, preferences_path, read_preferences
     from prefrl.data.storage import read_dataset
 
     settings = config.settings
-    answered = len(read_preferences(dataset)) if preferences_path(dataset).is_file() else 0
+    known = read_preferences(dataset) if preferences_path(dataset).is_file() else None
+    answered = 0 if known is None else len(known)
     answers = ask(
         read_dataset(dataset),
         teacher=parts["teacher"],
@@ -145,6 +147,7 @@ def label(dataset: str, *, overrides: Sequence[str]) -> None:
         comparisons=settings.comparisons,
         segment_length=settings.segment_length,
         rng=answer_generator(settings.seed, answered),
+        known=known,
     )
     append_preferences(dataset, answers)
     print(f"{dataset}: {len(answers)} answers added, {answered + len(answers)} in all")
@@ -159,6 +162,44 @@ def _check_env_of_teacher(config: Composed) -> None:
         raise ConfigError(f"env is required: teacher {teacher!r} asks the environment of the data.{valid}")
     if env is not None and not any(oracle["env"] for oracle in asked):
         raise ConfigError(f"env has no effect: teacher {teacher!r} asks no environment. Leave it out.")
+
+
+def transfer(source: str, target: str, *, overrides: Sequence[str]) -> None:
+    """What was measured is printed before a refusal is raised, so that its reasons can be read."""
+    config = compose("transfer", overrides)
+    for key in config.overridden:
+        if config.settings.ineffective(key):
+            raise ConfigError(f"{key} has no effect with {config.settings.ineffective(key)}.")
+    limit_threads(1)
+    from prefrl.data.labeling import answer_generator
+    from prefrl.data.preferences import append_preferences, preferences_path, read_preferences
+    from prefrl.data.storage import read_dataset
+    from prefrl.transfer.datasets import carry, in_words, judgement, not_transferred
+
+    datasets = read_dataset(source), read_dataset(target)
+    answers = read_preferences(source)
+    known = read_preferences(target) if preferences_path(target).is_file() else None
+    if "features" not in config.components:
+        config = compose("transfer", [*overrides, f"features={_features_of(*datasets)}"])
+    settings, own = config.settings, None if known is None else not_transferred(known)
+    values = {key: value for key, value in vars(settings).items() if key not in ("seed", "target_labels")}
+    carried = carry(
+        datasets, answers, features=build(config.components["features"], key="features"),
+        target_answers=own if settings.target_labels else None, known=known,
+        rng=answer_generator(settings.seed, 0 if known is None else len(known)),
+        provenance={"source": source, "features": config.choices["features"]},
+        say=lambda transferred: print("\n".join(in_words(transferred))), **values,
+    )  # fmt: skip
+    append_preferences(target, carried)
+    print("\n".join(judgement(carried, datasets[1])))
+    print(f"{target}: {len(carried)} answers added, {(0 if known is None else len(known)) + len(carried)} in all")
+
+
+def _features_of(*datasets: Any) -> str:
+    """The option of group ``features`` that is made for observations of the size that both datasets have, or motion."""
+    sizes = {episodes.observations.shape[1] for episodes in datasets}
+    made = {name: option_values("features", name).get("observations") for name in options("features")}
+    return next((name for name, size in made.items() if {size} == sizes), "motion")
 
 
 def evaluate(run: str, *, overrides: Sequence[str]) -> None:
@@ -298,10 +339,12 @@ def _documented(what: str) -> dict[str, str]:
 def bench(name: str, *, overrides: Sequence[str]) -> None:
     config = compose("bench", [f"bench={name}", *overrides])
     settings, node = config.settings, config.components["bench"]
-    _check_rows(name, node.get("rows"), settings.rows)
+    wanted = None if settings.rows is None else [str(row) for row in settings.rows]  # rows=[6] is a number in YAML
+    _check_rows(name, node.get("rows"), wanted)
     function = locate(node["_target_"], key="bench")
     taken = inspect.signature(function).parameters
-    values = {key: getattr(settings, key) for key in ("rows", "seeds", "fresh", "make_sides", "data")}
+    values = {key: getattr(settings, key) for key in ("pairs", "seeds", "fresh", "make_sides", "data")}
+    values["rows"] = wanted
     for key in config.overridden:
         if key in values and key not in taken:
             raise ConfigError(f"{key} has no effect in bench {name!r}.")

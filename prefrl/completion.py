@@ -41,7 +41,7 @@ complete -c prefrl -a '(__prefrl)'""",
 def candidates(line: str) -> list[str]:
     """Words that the last word of ``line`` (up to the cursor) may become.
 
-    >>> candidates("prefrl tr")
+    >>> candidates("prefrl trai")
     ['train']
     >>> "agent=iql" in candidates("prefrl train agent=")
     True

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from prefrl.catalog import options, slots
+from prefrl.catalog import option_values, options, slots
 from prefrl.config import Composed, build, locate
 from prefrl.errors import ConfigError, InvalidData, PrefrlError
 from prefrl.signatures import hint
 
-__all__ = ["available_cores", "limit_threads", "make_recipe", "try_parts"]
+__all__ = ["available_cores", "check_teacher", "limit_threads", "make_recipe", "try_parts"]
 
 OF_THE_CLI = ("seed", "out", "threads", "deterministic")  # act here, whatever the recipe takes
 
@@ -30,6 +30,7 @@ def make_recipe(config: Composed) -> Any:
     node = nodes.pop("recipe")
     target = locate(node.get("_target_", ""), key="recipe")
     taken = inspect.signature(target).parameters
+    _refuse_experiment_of_another(config, taken)
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
     _refuse_ineffective(config, taken, [*nodes, *values])
     _prepare_torch(settings)
@@ -52,7 +53,33 @@ def make_recipe(config: Composed) -> Any:
         reason = recipe.ineffective(key)
         if reason is not None:
             raise ConfigError(f"{key} has no effect: {reason}.")
+    if recipe.ineffective("teacher") is None:
+        check_teacher(parts.get("teacher"), config.overridden)
     return recipe
+
+
+def check_teacher(teacher: Any, overridden: Sequence[str]) -> None:
+    """Whether each option of its own that the user set does something, and whether it can answer, if it tells."""
+    if hasattr(teacher, "ineffective"):
+        for key in (key for key in overridden if key.startswith("teacher.")):
+            reason = teacher.ineffective(key.removeprefix("teacher."))
+            if reason is not None:
+                raise ConfigError(f"{key} has no effect: {reason}.")
+    if hasattr(teacher, "check"):
+        teacher.check()
+
+
+def _refuse_experiment_of_another(config: Composed, taken: Mapping[str, Any]) -> None:
+    """An experiment sets keys of its own recipe; another recipe that the user chose must take them."""
+    experiment = config.choices.get("experiment")
+    if experiment is None:
+        return
+    own = slots("train", {"experiment": experiment})["recipe"][1]
+    unknown = set(option_values("experiment", experiment).get("recipe", {})) - set(taken)
+    if unknown and own != config.choices.get("recipe"):
+        raise ConfigError(
+            f"experiment={experiment} is of recipe={own}; leave out recipe=… or choose another experiment."
+        )
 
 
 def _refuse_ineffective(config: Composed, taken: Mapping[str, Any], known: Sequence[str]) -> None:

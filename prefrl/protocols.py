@@ -135,7 +135,11 @@ class Score(Protocol):
 
 
 class Teacher(Protocol):
-    """Who answers. Reads ``true_reward``; nobody else may."""
+    """Who answers. Reads ``true_reward``; nobody else may.
+
+    May have ``check() -> None``, which raises ``ConfigError`` before data are collected if it could not answer, and
+    ``ineffective(key) -> str | None`` for its own options, as a recipe has.
+    """
 
     def answer(self, first: SegmentBatch, second: SegmentBatch, rng: np.random.Generator) -> np.ndarray:
         """(N,) float64 p_first in [0, 1]; NaN where the teacher skips ("cannot compare")."""

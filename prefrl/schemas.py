@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from prefrl.errors import ConfigError
 
@@ -29,6 +29,7 @@ COMMANDS = {
     "report": Command(("RUN",), "make report.html of a run anew"),
     "collect": Command((), "make a dataset of episodes"),
     "label": Command(("DATASET",), "let a simulated teacher compare segments of a dataset"),
+    "transfer": Command(("SOURCE", "TARGET"), "carry a dataset's preferences to another task's, by optimal transport"),
     "import": Command(("NAME", "FILE"), "make a dataset from a foreign file (prefrl list importers)"),
     "list": Command(("[GROUP]",), "what can be chosen: envs, agents, teachers, …", configured=False),
     "bench": Command(("NAME",), "measure, compare with the bars, write JSON (prefrl list benches)"),
@@ -42,10 +43,13 @@ class CommandConfig:
     """Base of all: checks the ranges of the keys that several commands share."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "workers", "comparisons", "segment_length", "episodes"):
+        least = dict.fromkeys(("threads", "workers", "comparisons", "segment_length", "episodes"), 1)
+        for name, minimum in (least | {"grades": 1, "source_comparisons": 1, "windows": 2}).items():
             value = getattr(self, name, None)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {value}.")
+            if value is not None and value < minimum:
+                raise ConfigError(f"{name} must be at least {minimum}, but is {value}.")
+        if not 0 < getattr(self, "share", 1) <= 1:
+            raise ConfigError(f"share must be in (0, 1], but is {getattr(self, 'share', 1)}.")
         seed = getattr(self, "seed", 0)
         if seed < 0:
             raise ConfigError(f"seed must be 0 or larger, but is {seed}.")
@@ -79,6 +83,35 @@ class LabelConfig(CommandConfig):
     seed: int
     comparisons: int
     segment_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(CommandConfig):
+    """Keys of ``prefrl transfer SOURCE TARGET``."""
+
+    seed: int
+    comparisons: int
+    labels: Literal["soft", "hard"]
+    share: float
+    grades: int
+    segment_length: int | None
+    windows: int
+    source_comparisons: int
+    target_labels: bool
+    orient: bool
+    method: Literal["gromov", "fused", "wasserstein"]
+    distance: Literal["euclidean", "cosine", "window"]
+    solver: Literal["exact", "entropic", "proximal", "quantized"]
+    epsilon: float
+    alpha: float
+    score_share: float
+
+    def ineffective(self, key: str) -> str | None:
+        """With which other key's value a key changes nothing; None if it does."""
+        idle = {"gromov": ("alpha", "score_share"), "wasserstein": ("alpha", "score_share", "distance"), "fused": ()}
+        if key in idle[self.method]:
+            return f"method={self.method}"
+        return "solver=exact" if key == "epsilon" and self.solver == "exact" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +154,8 @@ class ImportConfig(CommandConfig):
 class BenchConfig(CommandConfig):
     """Keys of ``prefrl bench NAME``."""
 
-    rows: list[str] | None
+    rows: list[str | int] | None
+    pairs: list[str] | None
     seeds: int | list[int] | None
     out: str | None
     fresh: bool
@@ -141,6 +175,7 @@ SCHEMAS: dict[str, type[CommandConfig]] = {
     "train": RunConfig,
     "collect": CollectConfig,
     "label": LabelConfig,
+    "transfer": TransferConfig,
     "evaluate": EvaluateConfig,
     "render": RenderConfig,
     "report": ReportConfig,

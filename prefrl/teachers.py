@@ -180,6 +180,20 @@ class PreferenceTeacher:
         """Itself: nothing refers to the scale of rewards."""
         return self
 
+    def check(self) -> None:
+        """Raise ``ConfigError`` at once if the oracle cannot act in its environment."""
+        self.oracle.check()
+
+    def ineffective(self, key: str) -> str | None:
+        """Why an option that the user set, as ``beta`` or ``oracle.seed``, changes no answer; None if it can."""
+        if key.startswith("oracle."):
+            return self.oracle.ineffective(key.removeprefix("oracle."))
+        if key == "beta" and self.noise == "none":
+            return "teacher.noise=none always prefers the better one"
+        if key in ("decimals", "ties") and self.noise != "none":
+            return f"teacher.noise={self.noise} knows no ties"
+        return None
+
     def parameters(self) -> dict[str, Any]:
         """The knobs, and what the oracle says of itself: its values, gamma and sign convention."""
         knobs = {name: getattr(self, name) for name in ("model", "noise", "beta", "decimals", "ties")}

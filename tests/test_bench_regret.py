@@ -1,20 +1,23 @@
 """Laws of ``prefrl bench regret``: its rows, what it does without foreign data, and its bars where they are fast."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from small_mdps import CONDITIONS, DATA, needs_board
 
+import envs
 from envs.delivery import BOARD, TRUE_WEIGHTS, Delivery
 from envs.double_integrator import DoubleIntegrator
-from prefrl.benchmarks import cells, regret_delivery
+from prefrl.benchmarks import cells, regret_delivery, regret_tabular
 from prefrl.benchmarks.findings import at_least, at_most, same, to_rows
 from prefrl.benchmarks.regret import GROUPS, find_data
 from prefrl.benchmarks.regret_control import Regulator
 from prefrl.benchmarks.regret_metaworld import ARMS
 from prefrl.config import build, compose
 from prefrl.errors import ConfigError, DamagedFile
-from prefrl.evaluation.intervals import Estimate
+from prefrl.evaluation.intervals import Estimate, success_interval
 from prefrl.files import write_json
 from prefrl.solvers import DELIVERY_WEIGHTS, TabularMDP, policy_pool, rewards, value_iteration
 
@@ -33,6 +36,7 @@ SMALL = [
 @pytest.fixture(autouse=True)
 def _no_data_of_the_machine(monkeypatch):
     monkeypatch.delenv("PREFRL_DATA", raising=False)
+    monkeypatch.setattr(regret_delivery, "PAPER_ITERATIONS", 3)  # many in a second
 
 
 def table(overrides=SMALL, **given):
@@ -199,8 +203,9 @@ def test_rows_of_the_board_have_their_shapes(people):
     groups = ["B3", "B4", "B5", "B6", "B7", "B11", "speed"]
     rows, again = (table(rows=groups, data=str(people), seeds=[5, 6]) for _ in "12")
     ids = ["B3.partial_return", "B3.regret", "B4", *(f"B4.{name}" for name in regret_delivery.CONDITIONS)]
-    ids += ["B5", "B5.near_optimal", "B6", "B6.30", "B6.10", "B7.10", "B7.10.regret", "B7.10.partial_return"]
-    ids += ["B11", "B11.with_optimal", "speed.tabular", "speed.value_iteration", "speed.value_iteration_seconds"]
+    ids += ["B5", "B5.near_optimal", "B5.paper", "B6", "B6.30", "B6.10", "B7.10", "B7.10.regret"]
+    ids += ["B7.10.partial_return", "B11", "B11.with_optimal"]
+    ids += ["speed.tabular", "speed.value_iteration", "speed.value_iteration_seconds"]
     assert list(rows) == ids
     timed = {"speed.tabular", "speed.value_iteration", "speed.value_iteration_seconds"}
     for id in set(ids) - timed:
@@ -209,6 +214,22 @@ def test_rows_of_the_board_have_their_shapes(people):
     assert rows["B7.10"]["low"] <= rows["B7.10"]["value"] <= rows["B7.10"]["high"]
     measured = {id.partition(".")[0]: rows[id]["seconds"] for id in ids if id[0] == "B" and id[:3] != "B11"}
     assert rows["speed.tabular"]["value"] > sum(measured.values())  # and B1, B2, which are not shown
+
+
+def test_reshuffled_labels_do_not_narrow_an_interval():
+    """Four shuffles that say the same tell as much as one; their rate is the rate of all fits."""
+    near = np.array([1.0, 0, 0, 1, 1, 0, 1, 1, 0, 1])
+    one, four, independent = (
+        find(rng=np.random.default_rng(0))
+        for find in (
+            partial(success_interval, near),
+            partial(regret_delivery.over_shuffles, success_interval, np.tile(near, 4), shuffles=4),
+            partial(success_interval, np.tile(near, 4)),
+        )
+    )
+    assert one.value == four.value == independent.value
+    assert four.high - four.low == pytest.approx(one.high - one.low, abs=0.1)
+    assert four.high - four.low > 1.5 * (independent.high - independent.low)
 
 
 def test_conditions_are_the_nine():
@@ -236,6 +257,19 @@ def test_rows_of_random_worlds_have_their_shapes():
         assert rows[id] | {"seconds": 0} == again[id] | {"seconds": 0}
         assert -1 <= rows[id]["low"] <= rows[id]["value"] <= rows[id]["high"] <= 1
         assert rows[id]["seeds"] == [0, 1]
+
+
+def test_pairs_with_and_without_absorbing_transitions_are_equally_many():
+    """The second have no step after a terminal state, their first ones are among the former, labels included."""
+    drawn = regret_tabular.draw_worlds(envs.random_grid, 2, seed=0)
+    for mdp, weights in zip(drawn.alone, drawn.weights, strict=True):
+        generator = torch.Generator().manual_seed(0)
+        both, whole = regret_tabular._with_and_without(mdp, weights, 300, generator)
+        ends = (both.visits < 0).any(-1).any(-1)
+        assert len(both.p_first) == len(whole.p_first) == 300 > int((~ends).sum()) > 0
+        assert not bool((whole.visits < 0).any())
+        for known, found in zip(both.select(~ends), whole, strict=True):
+            assert torch.equal(known, found[: len(known)])
 
 
 def test_identities_hold_and_are_not_trivial():
@@ -292,6 +326,20 @@ def test_rows_of_people_stand_next_to_the_script(control):
     assert all(row["bar"] is None for row in rows.values())
 
 
+def test_segments_that_comparisons_share_are_said(control, tmp_path):
+    """Their number, and that of the groups; where all decided comparisons hang together, why there is no accuracy."""
+    for name, rows in (("some", [1, 3]), ("all", [*range(12)])):
+        arrays = dict(np.load(control / "Toy_num12_human_train.npz"))
+        for key in ("obs_1", "action_1"):
+            arrays[key][rows] = arrays[key][rows[0]]
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    some, everything = (table(rows=["H"], data=str(tmp_path / f"{name}.npz")) for name in ("some", "all"))
+    row = some["H.some.ensemble"]
+    assert row["value"] is not None
+    assert "(segments in several comparisons: 1; folds of whole groups of them: 7)" in row["what"]
+    assert everything["H.all.ensemble"]["holds"] == "skipped: groups that share no segment: 1, too few for 2 folds"
+
+
 def test_labels_that_decide_too_little_are_skipped(control, tmp_path):
     """A script whose reward is nearly always 0 ties nearly everything: no accuracy, and the reason."""
     for name in ("human", "script"):
@@ -334,13 +382,13 @@ def trained(monkeypatch):
 
 
 def test_metaworld_says_what_the_cells_say(tmp_path, trained):
-    """Success of behavior and arms, the ordering and its bar, with the oracle named; finished cells are kept."""
+    """Success of behavior and arms, the ordering and its bar, oracle and seeds named; finished cells are kept."""
     given = {"rows": ["metaworld"], "seeds": [3, 4], "folder": str(tmp_path), "workers": 1}
     rows = table(**given)
     assert len(trained) == 6
     assert all(f"recipe.arms=[{','.join(ARMS)}]" in cell.overrides for cell in trained)
     ordering = rows["metaworld.ordering"]
-    assert (ordering["value"], ordering["bar"], ordering["holds"], ordering["seeds"]) == (3, 3, True, [3, 4])
+    assert (ordering["value"], ordering["bar"], ordering["holds"], ordering["seeds"]) == (3, 3, True, [13, 14])
     assert "scripted policy" in ordering["what"]
     assert rows["metaworld.above_random"]["value"] == 3
     for arm, rate in {**SUCCESS, "behavior": 0.1}.items():

@@ -450,7 +450,7 @@ def test_list_describes_every_option(toy, capsys):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("prefrl tr", ["train"]),
+        ("prefrl tr", ["train", "transfer"]),
         ("prefrl train se", ["seed="]),
         ("prefrl train agent=f", ["agent=fast"]),
         ("prefrl train baseline=s", ["baseline=slow"]),

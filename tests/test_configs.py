@@ -17,7 +17,7 @@ from prefrl.cli import EPILOG, parse
 from prefrl.commands import default_folder
 from prefrl.config import build, check, compose, locate
 from prefrl.errors import ConfigError
-from prefrl.launch import make_recipe
+from prefrl.launch import check_teacher, make_recipe
 from prefrl.schemas import SCHEMAS
 from prefrl.signatures import annotations_of
 
@@ -153,10 +153,40 @@ def test_data_that_do_not_fit_the_environment_are_refused(words, restored):
         make_recipe(compose("train", words))
 
 
+@pytest.mark.parametrize(
+    ("experiment", "recipe", "own"), [("delivery", "cpl", "regret"), ("point", "regret", "offline")]
+)
+def test_an_experiment_of_another_recipe_is_refused(experiment, recipe, own, restored):
+    """An experiment whose keys the chosen recipe does not take is named with its own recipe."""
+    with pytest.raises(ConfigError, match=rf"experiment={experiment} is of recipe={own}; leave out recipe=…"):
+        make_recipe(compose("train", [f"recipe={recipe}", f"experiment={experiment}"]))
+
+
+class Unable:
+    """A teacher that finds out that it cannot answer."""
+
+    def ineffective(self, key):
+        return "it is ignored" if key == "unused" else None
+
+    def check(self):
+        raise ConfigError("the script cannot act")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"), [([], "script cannot act"), (["teacher.unused"], "teacher.unused has no effect: it is ignored")]
+)
+def test_a_teacher_checks_itself(keys, said):
+    """Before anything is collected, a teacher says what it cannot do, and which of its options do nothing."""
+    with pytest.raises(ConfigError, match=said):
+        check_teacher(Unable(), keys)
+    check_teacher(None, keys)
+
+
 @pytest.mark.parametrize("env", options("env"))
 def test_random_data_fit_every_environment(env, restored):
     """`data=random` can be collected anywhere."""
-    assert callable(make_recipe(compose("train", [f"env={env}", "data=random"])).train)
+    recipe = ["recipe=regret"] if env == "delivery" else []  # the one for grid worlds
+    assert callable(make_recipe(compose("train", [f"env={env}", "data=random", *recipe])).train)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -11,7 +11,7 @@ from small_mdps import DATA
 from prefrl.core import Comparisons, SegmentBatch
 from prefrl.errors import ConfigError, InvalidData
 from prefrl.scores import PreferenceTransformer, ReturnEnsemble
-from prefrl.train.cross_validation import cross_validated_accuracy
+from prefrl.train.cross_validation import cross_validated_accuracy, segment_groups
 from prefrl.train.fit_score import fit_score
 
 MAKE = partial(ReturnEnsemble.for_data, members=1, hidden=(16,), output="linear")
@@ -82,6 +82,56 @@ def test_each_comparison_is_judged_once_by_a_score_that_has_not_seen_it():
     assert set.union(*judged) == set(data.first.observations[:, 0, 0].tolist())
     assert sum(map(len, judged)) == 23
     assert sorted(torch.bincount(result.fold).tolist()) == [4, 4, 5, 5, 5]
+
+
+def chained(groups, seed=0):
+    """Comparisons with a group each; those of a group form a chain: the second of one is the first of the next."""
+    data, last = linear_comparisons(len(groups), seed=seed), {}
+    for row, group in enumerate(groups):
+        if group in last:
+            for name in ("observations", "actions"):
+                getattr(data.first, name)[row] = getattr(data.second, name)[last[group]]
+        last[group] = row
+    return data
+
+
+def test_groups_are_those_that_share_segments():
+    """Chains of shared segments, on either side, are groups; what stands behind the end of a segment does not count."""
+    chosen = [0, 1, 0, 2, 1, 0, 3, 0]
+    data = chained(chosen)
+    mask = torch.ones(8, 6, dtype=torch.bool)
+    mask[1, 4:], mask[4, 4:] = False, False
+    first, second = (replace(segments, mask=mask) for segments in (data.first, data.second))
+    first.actions[4, 4:] += 1
+    for found in (segment_groups(Comparisons(*sides, data.p_first)) for sides in ((first, second), (second, first))):
+        assert (found.group.tolist(), found.shared) == (chosen, 4)
+    data.first.actions[4, 0] += 1
+    apart = segment_groups(data)
+    assert (int(apart.group.max()) + 1, apart.shared) == (5, 3)
+
+
+@pytest.mark.parametrize("chosen", [[0, 1, 2, 3, 4] * 8, [0] * 25 + [*range(1, 16)]], ids=["even", "one is large"])
+def test_no_segment_is_on_both_sides_of_a_split(chosen):
+    """Shared segments stay in one fold, and so does a group that is larger than a fold; every fold is judged."""
+    seen, data = Recorder(), chained(chosen)
+    result = cross_validated_accuracy(seen.make, data, folds=5, seed=0, fit=seen.fit)
+    for one, two, train in zip(seen.judged[::2], seen.judged[1::2], seen.trained, strict=True):
+        judged, known = (
+            {tuple(row) for side in sides for row in side.observations.flatten(1).tolist()}
+            for sides in ((one, two), (train.first, train.second))
+        )
+        assert judged.isdisjoint(known)
+    sizes = sorted(torch.bincount(result.fold, minlength=5).tolist())
+    assert sizes == ([8] * 5 if chosen[1] == 1 else [3, 4, 4, 4, 25])
+
+
+def test_comparisons_that_all_hang_together_cannot_be_split():
+    """Fewer groups than folds are an error that counts them."""
+    seen = Recorder()
+    for chosen, says in (([0, 1] * 6, "are 2 .10 segments.*fewer folds"), ([0] * 6, "are 1 .5 segments.*No split")):
+        with pytest.raises(InvalidData, match=says):
+            cross_validated_accuracy(seen.make, chained(chosen), folds=3, seed=0, fit=seen.fit)
+    assert not seen.trained
 
 
 def test_statistics_are_of_the_real_training_steps():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from prefrl.core import Comparisons, SegmentBatch
 from prefrl.errors import ConfigError, InvalidData, RunDirectoryError
+from prefrl.losses import aot, dpo, ipo, reward_bradley_terry, reward_gce, reward_mae, simpo, with_flip_correction
 from prefrl.runs import read_metrics
 from prefrl.scores import ReturnEnsemble
 from prefrl.train.calibration import measure_fit, reliability
@@ -253,6 +255,88 @@ def test_a_diverged_loss_is_an_error():
     score.weights[0].data.fill_(torch.nan)
     with pytest.raises(InvalidData, match="loss became nan"):
         fit_score(score, linear_comparisons(), **QUICK)
+
+
+def test_the_likelihood_as_a_given_loss_is_the_default():
+    """−log σ(β z) of scores for log-ratios with β = 1: the same fit, soft labels and ties too, up to rounding."""
+    data = linear_comparisons()
+    data = replace(data, p_first=torch.linspace(0, 1, 100))
+    usual, given = make_score(), make_score()
+    reports = [fit_score(usual, data, **QUICK), fit_score(given, data, **QUICK, loss=partial(dpo, beta=1.0))]
+    assert reports[0].train_nll == pytest.approx(reports[1].train_nll, rel=1e-4)
+    torch.testing.assert_close(usual(data.first), given(data.first), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [reward_mae, partial(reward_gce, q=0.5, truncation=0.1), partial(ipo, tau=0.5),
+     with_flip_correction(partial(dpo, beta=1.0), noise_rate=0.1)],
+    ids=["mae", "gce", "ipo", "corrected"],
+)  # fmt: skip
+def test_any_loss_of_pairs_teaches_the_order(loss):
+    """Rows of the table and lifts of them, on clean labels; each gives another score than the likelihood."""
+    usual, other = make_score(), make_score()
+    settings = {**QUICK, "epochs": 20}
+    fit_score(usual, linear_comparisons(n=300), **settings)
+    report = fit_score(other, linear_comparisons(n=300), **settings, loss=loss)
+    assert report.train_accuracy > 0.9
+    assert not equal_states(usual, other)
+
+
+def flipped(comparisons, rate, seed):
+    """The same comparisons with a share of their labels turned round."""
+    wrong = torch.rand(len(comparisons), generator=torch.Generator().manual_seed(seed)) < rate
+    return replace(comparisons, p_first=torch.where(wrong, 1 - comparisons.p_first, comparisons.p_first))
+
+
+def test_a_bounded_loss_bears_flipped_labels():
+    """30 % of 300 labels flipped: MAE orders clean pairs better than the likelihood, which learns flips by heart."""
+    clean, found = linear_comparisons(n=1000, T=4, seed=9), {}
+    for name, loss in (("likelihood", None), ("mae", reward_mae)):
+        accuracies = []
+        for seed in range(3):
+            score = make_score(seed=seed, members=1, hidden=(64, 64), output="linear")
+            data = flipped(linear_comparisons(n=300, T=4, seed=seed), 0.3, seed)
+            fit_score(score, data, **{**QUICK, "epochs": 60, "batch_size": 32, "holdout": 0.0, "seed": seed}, loss=loss)
+            with torch.no_grad():
+                logit = (score(clean.first) - score(clean.second)).mean(0)
+            accuracies.append(measure_fit(logit, clean.p_first).accuracy)
+        found[name] = sum(accuracies) / 3
+    assert found["mae"] > found["likelihood"] + 0.05, found
+
+
+def test_resuming_with_another_loss_is_an_error(tmp_path):
+    """Its name and options are part of the checkpoint."""
+    fit_score(make_score(), linear_comparisons(), **QUICK, loss=partial(reward_gce, q=0.5), folder=tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"loss=reward_gce\(q=0.5\), but now loss=None"):
+        fit_score(make_score(), linear_comparisons(), **QUICK, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (aot, "cannot lift aot"),
+        (partial(reward_bradley_terry, margin=1.0), "cannot lift reward_bradley_terry"),
+        (simpo, "simpo needs chosen.length"),
+        (partial(reward_gce, q=2.0), "q must be in"),
+        (partial(dpo, betta=1.0), "dpo has no option 'betta'"),
+        ("mae", "such as prefrl.losses.reward_mae, not 'mae'"),
+    ],
+    ids=["batch", "of scores", "needs", "range", "option", "name"],
+)
+def test_a_loss_that_scores_cannot_feed_is_an_error(loss, message):
+    """What is wrong is named before anything is trained."""
+    with pytest.raises(ConfigError, match=f"fit: loss.*{message}"):
+        fit_score(make_score(), linear_comparisons(), **QUICK, loss=loss)
+
+
+@pytest.mark.parametrize("loss", [reward_mae, partial(dpo, beta=1.0)], ids=["mae", "dpo"])
+def test_a_score_that_is_nan_is_an_error_with_any_loss(loss):
+    """As with the default, InvalidData."""
+    score = make_score()
+    score.weights[0].data.fill_(torch.nan)
+    with pytest.raises(InvalidData, match="loss became not finite"):
+        fit_score(score, linear_comparisons(), **QUICK, loss=loss)
 
 
 def test_a_calibrated_predictor_has_no_calibration_error():

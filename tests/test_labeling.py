@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import envs
 from prefrl.cli import main
 from prefrl.data.collect import BehaviorGroup, collect_episodes
 from prefrl.data.labeling import answer_generator, label
-from prefrl.data.preferences import Preferences, read_preferences
+from prefrl.data.preferences import Preferences, append_preferences, read_preferences
 from prefrl.data.query import UniformQuery
 from prefrl.data.storage import write_dataset
 from prefrl.errors import InvalidData
@@ -58,6 +59,17 @@ def test_labeling_twice_with_one_seed_asks_for_further_pairs(tmp_path, capsys):
     assert once == again
     assert len(once) == 40
     assert not set(once[:20]) & set(once[20:])
+
+
+def test_each_teacher_has_its_own_rater_number(tmp_path):
+    """`prefrl label` takes the next free number for another teacher, and the same one for the same teacher again."""
+    write_dataset(tmp_path, DATA)
+    people = ask(np.random.default_rng(0))
+    told = (json.dumps({"name": "people"}),) * 20
+    append_preferences(tmp_path, replace(people, teacher=told, rater=np.arange(20) % 3))
+    for teacher in ("oracle", "mistake", "oracle"):
+        assert main(["label", str(tmp_path), f"teacher={teacher}", "comparisons=4", "segment_length=5"]) == 0
+    assert read_preferences(tmp_path).rater.tolist()[20:] == [3] * 4 + [4] * 4 + [3] * 4
 
 
 def test_a_teacher_that_skips_everything_is_an_error():

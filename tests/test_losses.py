@@ -214,7 +214,7 @@ def test_a_confident_mistake_is_corrected(name):
 BOUNDED = {
     "apo_zero": "a sigmoid of each ratio", "apo_down": "a sigmoid of each ratio", "exo": "at most log 1/ε",
     "cpl_bc": "it clones both sequences", "lcpo": "it takes the label for a mistake",
-    "wpo": "the weight of an unlikely pair",
+    "wpo": "the weight of an unlikely pair", "reward_mae": "a sigmoid of the difference", "reward_gce": "at most 1 / q",
 }  # fmt: skip
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from prefrl.losses import LogProbs, Pairs, preference_nll, rao_kupper
+from prefrl.losses import LogProbs, Pairs, preference_nll, rao_kupper, with_flip_correction, with_soft_labels
 from prefrl.losses.logistic import dpo
-from prefrl.losses.reward_model import reward_bradley_terry, reward_cost, reward_ties
+from prefrl.losses.reward_model import reward_bradley_terry, reward_cost, reward_gce, reward_mae, reward_ties
 from prefrl.losses.unpaired import bco
 
 FIRST = torch.tensor([3.0, 0.5, -2.0, 40.0, 0.0], dtype=torch.float64)
@@ -151,9 +151,68 @@ def test_the_sign_of_a_cost_says_whether_it_is_safe():
     torch.testing.assert_close(torch.autograd.grad(value, cost)[0], double(-1.0, 1.0))
 
 
+def test_mae_is_the_distance_of_the_probability_from_the_label():
+    """|σ(s_w − s_l) − 1|."""
+    expected = (torch.sigmoid(FIRST - SECOND) - 1).abs()
+    torch.testing.assert_close(reward_mae(as_pairs(FIRST, SECOND)), expected, rtol=0, atol=1e-15)
+
+
+def test_mae_is_symmetric():
+    """ℓ(w ≻ l) + ℓ(l ≻ w) = 1 at any difference; the likelihood has no such bound."""
+    pairs = as_pairs(FIRST, SECOND)
+    torch.testing.assert_close(reward_mae(pairs) + reward_mae(pairs.swapped()), torch.ones_like(FIRST))
+    assert (reward_bradley_terry(FIRST, SECOND) + reward_bradley_terry(SECOND, FIRST)).max() > 70
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+def test_flipped_labels_scale_the_gradient_of_mae(rate):
+    """Expected over flips at rate ε it is (1 − 2ε) ℓ + ε, so the flip correction is the loss over 1 − 2ε, shifted."""
+    pairs = as_pairs(FIRST, SECOND)
+    expected = (1 - 2 * rate) * reward_mae(pairs) + rate
+    torch.testing.assert_close(with_soft_labels(reward_mae)(pairs, outcomes(1 - rate)), expected)
+    corrected = with_flip_correction(reward_mae, noise_rate=rate)(pairs)
+    torch.testing.assert_close(corrected, (reward_mae(pairs) - rate) / (1 - 2 * rate))
+
+
+def test_gce_lies_between_the_likelihood_and_mae():
+    """q = 1 is MAE, q → 0 the likelihood, and in between it falls with q."""
+    pairs = as_pairs(FIRST, SECOND)
+    torch.testing.assert_close(reward_gce(pairs, q=1.0), reward_mae(pairs))
+    torch.testing.assert_close(reward_gce(pairs, q=1e-9), reward_bradley_terry(FIRST, SECOND), rtol=1e-6, atol=1e-9)
+    values = torch.stack([reward_gce(pairs, q=q) for q in (0.1, 0.4, 0.7, 1.0)])
+    assert (values.diff(dim=0) <= 0).all()
+
+
+@pytest.mark.parametrize("q", [0.3, 0.7])
+def test_gce_weighs_the_gradient_of_the_likelihood(q):
+    """∂ℓ/∂z = p^q ∂(−log p)/∂z: a label counts by the power of its probability."""
+    z = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros_like(z)
+    slope, likelihood = (
+        torch.autograd.grad(values.sum(), z)[0]
+        for values in (reward_gce(as_pairs(z, zero), q=q), reward_bradley_terry(z, zero))
+    )
+    torch.testing.assert_close(slope, torch.sigmoid(z.detach()) ** q * likelihood)
+
+
+def test_truncation_leaves_improbable_labels_out():
+    """Below p = k: the value of k, without gradient; above: the loss itself; continuous between the two."""
+    z = torch.linspace(-3, 3, 9, dtype=torch.float64, requires_grad=True)
+    zero, below = torch.zeros(9, dtype=torch.float64), torch.sigmoid(z.detach()) < 0.3
+    values, plain = reward_gce(as_pairs(z, zero), truncation=0.3), reward_gce(as_pairs(z, zero))
+    torch.testing.assert_close(values[below], torch.full_like(values[below], (1 - 0.3**0.7) / 0.7))
+    torch.testing.assert_close(values[~below], plain[~below])
+    slope = torch.autograd.grad(values.sum(), z)[0]
+    assert not slope[below].any()
+    assert (slope[~below] < 0).all()
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
+        (lambda: reward_gce(as_pairs(FIRST, SECOND), q=0.0), r"q must be in \(0, 1\]"),
+        (lambda: reward_gce(as_pairs(FIRST, SECOND), q=1.5), r"q must be in \(0, 1\]"),
+        (lambda: reward_gce(as_pairs(FIRST, SECOND), truncation=1.0), r"truncation must be in \[0, 1\)"),
         (lambda: reward_bradley_terry(FIRST, SECOND[:3]), r"rejected must be of shape \(5,\), but is of shape \(3,\)"),
         (lambda: reward_bradley_terry(FIRST, SECOND, margin=torch.ones(4)), "margin must be of shape"),
         (lambda: reward_bradley_terry(FIRST, SECOND, margin=math.nan), "margin must be without NaN"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,8 @@ import torch
 from prefrl.cli import main
 from prefrl.config import compose
 from prefrl.core import Comparisons, SegmentBatch
-from prefrl.data.storage import read_dataset
+from prefrl.data.preferences import append_preferences, read_preferences
+from prefrl.data.storage import read_dataset, write_dataset
 from prefrl.errors import ConfigError
 from prefrl.files import load_checkpoint
 from prefrl.launch import make_recipe
@@ -333,6 +336,12 @@ def test_an_agent_that_learns_from_comparisons_is_refused(tmp_path, capsys):
         ("direct=bc", "direct: this one learns from transitions"),
         ("recipe.direct_updates=0", "recipe.direct_updates must be >= 1"),
         ("recipe.direct_batch_size=0", "recipe.direct_batch_size must be >= 1"),
+        (
+            "recipe.direct_updates=1500",
+            "recipe.direct_updates=1500 never reaches the comparisons, because direct.bc_steps=1500",
+        ),
+        ("direct=cpl", "direct.bc_steps=200000 updates"),
+        ("recipe.comparisons=0", "recipe.comparisons=0 uses the answers of a dataset: give dataset=…"),
     ],
 )
 def test_a_direct_learner_that_cannot_work_is_refused(tmp_path, capsys, word, said):
@@ -340,6 +349,71 @@ def test_a_direct_learner_that_cannot_work_is_refused(tmp_path, capsys, word, sa
     assert main(["train", *COMMON, "recipe.arms=[cpl]", word, f"out={tmp_path / 'run'}"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["recipe.direct_updates=2000", "direct.decay_steps=400"],
+            "500 updates are on comparisons .* is 1 % for the last 100",
+        ),
+        (["recipe.direct_updates=2000", "direct.decay_steps=501"], "so lr does not fall to 1 %"),
+        (["recipe.direct_updates=2000", "direct.decay_steps=500"], "^$"),
+        ([], "^$"),
+    ],
+)
+def test_a_learning_rate_that_does_not_fall_with_the_updates_is_told(capsys, words, said):
+    """The decay of the direct arms ends with their updates, as by default; else a note says what the rate does."""
+    make_recipe(compose("train", [*COMMON, "recipe.arms=[cpl]", *words]))._note_learning_rate()
+    assert re.search(said, capsys.readouterr().out.strip())
+
+
+def test_grid_worlds_are_refused_at_once(tmp_path, capsys):
+    """Learners that need continuous actions are told the recipe for grid worlds, before anything is collected."""
+    words = ["recipe=cpl", "env=delivery", "data=delivery_random", "teacher=regret_tabular"]
+    assert main(["train", *words, f"out={tmp_path / 'run'}"]) == 2
+    assert re.search("Box action space, but .*Discrete.* recipe=regret is for grid worlds", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+FAST = ("recipe.arms=[bc]", "recipe.baseline_updates=2", "recipe.episodes=2", "recipe.evaluate_every=0")
+
+
+def test_answers_that_are_replaced_are_told(tiny, tmp_path, capsys):
+    """A dataset's own answers give way to the teacher's with a note of how many they are and whose."""
+    train(tmp_path / "run", *COMMON, *FAST, f"dataset={tiny.path / 'dataset'}", "recipe.comparisons=7")
+    said = capsys.readouterr().out
+    assert re.search(r"note: 100 answers of the dataset \(100 by teacher simulated.*\) are not used", said)
+    assert "recipe.comparisons=7 asks the teacher; recipe.comparisons=0 uses them" in said
+
+
+def test_several_teachers_of_a_dataset_are_told(tiny, tmp_path, capsys):
+    """With comparisons=0 the run says who answered and how often; with one teacher it does not."""
+    source = tmp_path / "dataset"
+    shutil.copytree(tiny.path / "dataset", source)
+    words = [*COMMON, *FAST, f"dataset={source}", "recipe.comparisons=0"]
+    train(tmp_path / "one", *words)
+    assert "several teachers" not in capsys.readouterr().out
+    answers = read_preferences(source)[:3]
+    append_preferences(source, replace(answers, teacher=('{"name": "people"}',) * 3, rater=np.ones(3)))
+    train(tmp_path / "two", *words)
+    assert re.search("several teachers: 100 by teacher simulated.*; 3 by name people", capsys.readouterr().out)
+
+
+def test_unknown_success_is_not_claimed(tiny, tmp_path, capsys):
+    """Of data without the true reward neither success nor return is stored, shown or reported."""
+    source, known = tmp_path / "dataset", read_dataset(tiny.path / "dataset")
+    write_dataset(source, replace(known, env={**known.env, "has_true_reward": False}))
+    append_preferences(source, read_preferences(tiny.path / "dataset"))
+    run = train(tmp_path / "run", *COMMON, *FAST, f"dataset={source}", "recipe.comparisons=0")
+    collected = run.result("collect")
+    assert [collected["success"], collected["returns"]] == [None, None]
+    assert collected["behaviors"]["goes left"] == {"episodes": 10, "success": None, "return": None}
+    page = (run.path / "report.html").read_text()
+    assert "10 × goes left; 30 × goes right." in page
+    assert "behavior data" not in page + capsys.readouterr().out
+    assert "behavior data" in (tiny.path / "report.html").read_text()
 
 
 def test_the_teacher_who_answered_is_recorded(tiny, tmp_path):
@@ -355,8 +429,8 @@ def test_the_teacher_who_answered_is_recorded(tiny, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["recipe.comparisons=0", "teacher=mistake"],
-        ["recipe.comparisons=0", "recipe.segment_length=5"],
+        ["recipe.comparisons=0", "teacher=mistake", "dataset=given"],
+        ["recipe.comparisons=0", "recipe.segment_length=5", "dataset=given"],
         ["recipe.arms=[aligned]", "baseline.lr=0.1"],
         ["recipe.arms=[bc]", "agent.lr=0.1"],
         ["recipe.evaluate_every=0", "recipe.curve_episodes=2"],

@@ -18,7 +18,7 @@ from prefrl.errors import InvalidData
 from prefrl.evaluation.rollout import PolicyBehavior
 from prefrl.evaluation.video import film_side_by_side
 from prefrl.recipes import regret
-from prefrl.recipes.regret_learning import compared_traces, open_world
+from prefrl.recipes.regret_learning import compared_traces, equal_parts, open_world
 from prefrl.runs import RunDirectory, read_metrics
 from prefrl.solvers import TabularMDP, TabularPolicy, recorded_trace, rewards, tabular_advantage, value_iteration
 
@@ -108,6 +108,16 @@ def test_the_curve_has_the_parts_that_the_answers_give(finished):
         assert fits == [4, 2]
         assert finished.result(f"curve/{model}/10000") is None
         assert [row["step"] for row in read_metrics(finished.path / "models" / model)] == [60, 300]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(60, 4), (250, 2), (360, 1), (600, 1)])
+def test_parts_are_of_exactly_that_size(answered, size, parts):
+    """What 600 answers have beyond whole parts is in none: a fit has as many answers as the axis says, each once."""
+    numbered = answered[1].pairs()._replace(p_first=torch.arange(600) / 600)
+    found = equal_parts(numbered, size, most=4, generator=torch.Generator().manual_seed(0))
+    assert found.p_first.shape == (parts, size)
+    assert len(found.p_first.unique()) == parts * size
+    assert bool((found.weight == 1).all())
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +219,17 @@ def test_data_of_another_board_are_refused(dataset, tmp_path, capsys):
     assert not (tmp_path / "run" / "dataset").exists()
 
 
+def test_data_of_a_board_with_other_coins_are_refused(dataset, tmp_path, capsys):
+    """Every step is possible there, but worth something else; the board itself is accepted."""
+    episodes, board = read_dataset(dataset), envs.delivery.BOARD.tolist()
+    regret._check(replace(episodes, env={**episodes.env, "board": board}), open_world(DELIVERY, seed=0))
+    coin = next(row for row in board if 4 in row)
+    coin[coin.index(4)] = 0
+    write_dataset(tmp_path / "other", replace(episodes, env={**episodes.env, "board": board}))
+    train(tmp_path / "run", *TINY, "recipe.comparisons=120", f"dataset={tmp_path / 'other'}", code=1)
+    assert "The data are of another board than that of prefrl/Delivery-v0" in capsys.readouterr().err
+
+
 def test_evaluate_is_of_a_learner_on_other_seeds(finished, capsys):
     """`prefrl evaluate RUN arm=MODEL` rolls that learner out; a model that was not learned is an error with a hint."""
     assert main(["evaluate", str(finished.path), "arm=partial_return", "episodes=3", "seed=7"]) == 0
@@ -245,6 +266,7 @@ def test_the_report_says_what_is_missing(tiny, tmp_path):
         (["recipe.models=[regret,regret]"], "twice"),
         (["recipe.gamma=0.0"], "recipe.gamma must be in (0, 1]"),
         (["recipe.iterations.partial_return=0"], "recipe.iterations.partial_return must be at least 1"),
+        (["recipe.comparisons=0"], "give dataset=FOLDER"),
         (["recipe.label_counts=[0]"], "recipe.label_counts must be at least 1"),
         (["recipe.iterations.regret=5"], "recipe.models has no regret"),
         (["recipe.values=soft", "recipe.pool_size=5"], "recipe.pool_size has no effect"),

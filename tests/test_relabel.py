@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrl.errors import ConfigError, InvalidData
-from prefrl.scores import ReturnEnsemble
+from prefrl.scores import GaussianReward, ReturnEnsemble
 from prefrl.train.relabel import normalize_rewards, relabel
 
 LENGTHS = np.array([3, 5, 2])
@@ -45,6 +45,39 @@ def test_the_pessimistic_reward_is_the_smallest_of_the_members():
     assert (rewards < relabel(score, observations, actions)).all()
 
 
+@pytest.mark.parametrize("k", [0.0, 0.5, 3.0])
+def test_pessimism_takes_deviations_of_the_members_off_the_mean(k):
+    """mean − k · std over members, where each is certain of its own."""
+    score, observations, actions = make_data()
+    members = score.reward(observations, actions).detach().numpy()
+    rewards = relabel(score, observations, actions, reduce="pessimistic", pessimism=k, batch_size=7)
+    np.testing.assert_allclose(rewards, members.mean(0) - k * members.std(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_pessimism_knows_what_a_score_is_uncertain_of(members):
+    """The std of draws from the mixture of members; of one member alone μ − k σ."""
+    _, observations, actions = make_data()
+    score = GaussianReward(observation_size=3, action_size=2, hidden=(8, 8), members=members, seed=0)
+    with torch.no_grad():
+        score.weights[-1][:, 1] = 1.0
+    mean, std = (f(observations, actions).detach() for f in (score.reward, score.uncertainty))
+    rewards = relabel(score, observations, actions, reduce="pessimistic", pessimism=2.0)
+    if members == 1:
+        torch.testing.assert_close(rewards, (mean - 2 * std)[0])
+    g = torch.Generator().manual_seed(0)
+    draws = (mean + std * torch.randn(4000, members, 50, generator=g)).flatten(0, 1)
+    torch.testing.assert_close(rewards, draws.mean(0) - 2 * draws.std(0), rtol=0.05, atol=0.1)
+
+
+def test_a_certain_member_alone_cannot_be_pessimistic():
+    """There would be nothing to take off."""
+    _, observations, actions = make_data()
+    alone = ReturnEnsemble(observation_size=3, action_size=2, hidden=(8,), members=1, seed=0)
+    with pytest.raises(ConfigError, match="2 members or more"):
+        relabel(alone, observations, actions, reduce="pessimistic")
+
+
 def test_a_reward_that_is_nan_is_an_error():
     """A broken score does not reach a learner."""
     score, observations, actions = make_data()
@@ -58,8 +91,10 @@ def test_bad_arguments_are_errors():
     score, observations, actions = make_data()
     with pytest.raises(InvalidData, match="50 observations, but 49 actions"):
         relabel(score, observations, actions[1:])
-    with pytest.raises(ConfigError, match="one of mean, min"):
+    with pytest.raises(ConfigError, match="one of mean, min, pessimistic"):
         relabel(score, observations, actions, reduce="max")
+    with pytest.raises(ConfigError, match=r"pessimism must be in \[0, inf\)"):
+        relabel(score, observations, actions, reduce="pessimistic", pessimism=-1.0)
     with pytest.raises(ConfigError, match="batch_size"):
         relabel(score, observations, actions, batch_size=0)
     with pytest.raises(ConfigError, match="one of none, std, return_range"):

@@ -10,7 +10,7 @@ from torch.distributions import AffineTransform, Independent, Normal, TanhTransf
 from agents.sb3 import SB3Policy
 from agents.sb3_critic import SB3Critic
 from prefrl.core import SegmentBatch
-from prefrl.errors import ConfigError, DamagedFile
+from prefrl.errors import ConfigError, DamagedFile, InvalidData
 from prefrl.files import save_checkpoint
 from prefrl.protocols import Policy
 from prefrl.value_oracles import CriticOracle
@@ -203,7 +203,7 @@ def test_critics_survive_a_file_without_pickle(algorithm, tmp_path):
     again = SB3Critic.load(tmp_path / "critic.safetensors")
     assert torch.equal(again.q(observations(), actions()), critic.q(observations(), actions()))
     assert torch.equal(again.v(observations()), critic.v(observations()))
-    assert again.describe() == critic.describe()
+    assert again.describe() == {**critic.describe(), "file": "critic.safetensors"}
     assert SB3Critic.load(tmp_path / "critic.safetensors", entropy=False).entropy is False
     assert (again.temperature == pytest.approx(0.3)) if algorithm is SAC else again.temperature is None
 
@@ -220,6 +220,40 @@ def test_critics_teach(trained):
     stored = CriticOracle(critic=critic, gamma=0.99).parameters()
     assert (stored["critic"], stored["samples"], stored["entropy"]) == ("minimum of 2 of a SACPolicy", 64, True)
     assert stored["temperature"] == pytest.approx(trained.log_ent_coef.exp().item())
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_critics_say_where_they_are_from(algorithm, tmp_path):
+    """The id of the environment survives a file, whose name is added; the oracle records both."""
+    pendulum = algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, buffer_size=10, device="cpu")
+    SB3Critic(pendulum).save(tmp_path / "pendulum.safetensors")
+    critic = SB3Critic.load(tmp_path / "pendulum.safetensors")
+    stored = CriticOracle(critic=critic, gamma=0.99).parameters()
+    assert (stored["env"], stored["file"]) == ("Pendulum-v1", "pendulum.safetensors")
+    assert "env" not in SB3Critic(model(algorithm)).describe()  # it has no id
+    assert SB3Critic(model(algorithm), env="mine").describe()["env"] == "mine"
+
+
+def test_critics_of_another_environment_are_refused(trained):
+    """Other sizes of observations or actions are a named error, in Q and V."""
+    critic = SB3Critic(trained)
+    with pytest.raises(InvalidData, match="observations of size 3, but these have size 4"):
+        critic.q(torch.zeros(5, 4), torch.zeros(5, 2))
+    with pytest.raises(InvalidData, match="actions of size 2, but these have size 1"):
+        critic.q(torch.zeros(5, 3), torch.zeros(5, 1))
+    with pytest.raises(InvalidData, match="observations of size 3, but these have size 1"):
+        critic.v(torch.zeros(5, 1))
+
+
+@pytest.mark.parametrize(("algorithm", "idle"), [(SAC, []), (TD3, ["samples", "seed", "entropy"])])
+def test_options_without_effect_are_told(algorithm, idle):
+    """A deterministic policy has one action per state: how many are drawn, and their entropy, are nothing."""
+    critic = SB3Critic(model(algorithm))
+    oracle = CriticOracle(critic=critic, gamma=0.99)
+    assert [key for key in ("samples", "seed", "entropy", "path") if oracle.ineffective(f"critic.{key}")] == idle
+    assert oracle.ineffective("gamma") is None
+    other = SB3Critic(model(algorithm), samples=3, seed=1, entropy=False)
+    assert torch.equal(critic.v(observations()), other.v(observations())) == bool(idle)
 
 
 def test_refusals_of_critics(tmp_path):

@@ -350,6 +350,47 @@ def test_scores_that_are_not_finite_are_never_answers():
         answers(PreferenceTeacher(oracle=Diverged()), *random_pair())
 
 
+@pytest.mark.parametrize(
+    ("noise", "idle"),
+    [("none", ["beta"]), ("bernoulli", ["decimals", "ties"]), ("probability", ["decimals", "ties"])],
+)
+def test_knobs_without_effect_are_told_and_change_no_answer(noise, idle):
+    """Rationality acts with noise only, ties without; the oracle tells of its own options."""
+
+    class Idle(Known):
+        def ineffective(self, key):
+            return "of a pool" if key == "pool_size" else None
+
+    teacher = PreferenceTeacher(oracle=Idle(), noise=noise)
+    assert [key for key in ("model", "noise", "beta", "decimals", "ties") if teacher.ineffective(key)] == idle
+    assert (teacher.ineffective("oracle.pool_size"), teacher.ineffective("oracle.seed")) == ("of a pool", None)
+    first, second = with_rewards([[1.0, 1.0], [0.3, 0.2]]), with_rewards([[1.0, 1.001], [0.1, 0.1]])
+    other = {"beta": 0.3, "decimals": 5, "ties": False}
+    for key, value in other.items():
+        one, two = (answers(each, first, second) for each in (teacher, replace(teacher, **{key: value})))
+        assert np.array_equal(one, two, equal_nan=True) or key not in idle
+
+
+@pytest.mark.parametrize(
+    ("option", "env", "says"),
+    [
+        ("regret_scripted", "point_reach", "cannot act in prefrl/PointReach-v0.*teacher=regret_point"),
+        ("regret_point", "metaworld", "cannot act in prefrl/MetaWorld.*teacher=regret_scripted"),
+        ("regret_point", "point_reach", None),
+        ("regret_tabular", "delivery", None),
+        ("regret_lqr", "double_integrator", None),
+    ],
+)
+def test_a_teacher_is_checked_before_it_is_asked(option, env, says):
+    """A teacher of another environment is an error at once, which names the teacher to choose."""
+    teacher = build(compose("train", [f"teacher={option}", f"env={env}"]).components["teacher"], key="teacher")
+    if says is None:
+        teacher.check()
+        return
+    with pytest.raises(ConfigError, match=says):
+        teacher.check()
+
+
 BY_VALUES = {
     "regret_tabular": ("delivery", "prefrl/Delivery-v0"),
     "regret_lqr": ("double_integrator", "prefrl/DoubleIntegrator-v0"),

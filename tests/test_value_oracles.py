@@ -172,7 +172,7 @@ def test_the_reward_tells_outcomes_apart_that_lead_to_one_state():
     found = oracle.statistics(segments)
     assert found.reward.tolist() == [-50, 10]
     assert found.advantage.tolist() == [-20, -20]
-    with pytest.raises(InvalidData, match="need true_reward"):
+    with pytest.raises(InvalidData, match="different features or rewards"):
         oracle.statistics(segments.without_true_reward())
     fair = TabularOracle(env=board(mdp, torch.tensor([5.0, 5.0])), gamma=0.9)
     assert fair.statistics(segments.without_true_reward()).reward.tolist() == [5, 5]
@@ -181,12 +181,12 @@ def test_the_reward_tells_outcomes_apart_that_lead_to_one_state():
 @pytest.mark.parametrize(
     ("states", "actions", "message"),
     [
-        ([0.0, 1.5], [1.0], r"observations that are integers in \[0, 4\), but one is 1.5"),
-        ([0.0, 4.0], [1.0], r"observations that are integers in \[0, 4\), but one is 4"),
-        ([-1.0, 1.0], [1.0], "but one is -1"),
-        ([0.0, 1.0], [2.0], r"actions that are integers in \[0, 2\), but one is 2"),
-        ([0.0, 3.0], [1.0], "action 1 in state 0 never leads to state 3, as segment 0 has it at step 0"),
-        ([3.0, 3.0], [0.0], "crosses a terminal state"),
+        ([0.0, 1.5], [1.0], r"Segment 0 has 1.5 among its observations, which must be integers in \[0, 4\)"),
+        ([0.0, 4.0], [1.0], r"has 4 among its observations, .* \[0, 4\)"),
+        ([-1.0, 1.0], [1.0], "has -1 among its observations"),
+        ([0.0, 1.0], [2.0], r"has 2 among its actions, .* \[0, 2\)"),
+        ([0.0, 3.0], [1.0], "Segment 0 contradicts .* in step 0, action 1 leads from state 0 to 1, but the data say 3"),
+        ([3.0, 3.0], [0.0], "has an action in step 0, after it reached state 3, which is terminal"),
     ],
 )
 def test_segments_of_another_world_are_refused(states, actions, message):
@@ -202,7 +202,7 @@ def test_segments_of_another_world_are_refused(states, actions, message):
 def test_observations_of_several_numbers_are_no_states():
     """The number of a state is one number."""
     segments = SegmentBatch(torch.zeros(1, 2, 2), torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
-    with pytest.raises(InvalidData, match="observations of size 1"):
+    with pytest.raises(InvalidData, match="observations have size 2, not 1"):
         TabularOracle(env=board(*corridor(3))).statistics(segments)
 
 
@@ -332,6 +332,13 @@ class Alternating:
         return action
 
 
+class Blank(gym.Env):
+    """An environment with nothing to see."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, dtype=np.float32), {}
+
+
 def moves(actions):
     actions = torch.as_tensor(actions, dtype=torch.float32)
     B, T, _ = actions.shape
@@ -348,7 +355,7 @@ def test_a_script_begins_anew_with_each_segment():
 def test_distance_is_squared_in_units_of_half_the_range():
     """Worked by hand, on a box that is not symmetric; actions are clipped to it first."""
 
-    class Wide(gym.Env):
+    class Wide(Blank):
         action_space = gym.spaces.Box(np.array([-2.0, 0.0]), np.array([2.0, 1.0]), dtype=np.float64)
 
     class Still:
@@ -390,16 +397,88 @@ def test_a_script_knows_no_values(model):
 def test_a_script_that_does_not_fit_is_refused():
     """Another environment's script, another size of actions, a box without bounds."""
     expert = envs.ScriptedExpert(task="faucet-open")
-    with pytest.raises(ConfigError, match="cannot act in the environment"):
+    with pytest.raises(ConfigError, match=r"cannot act in prefrl/PointReach-v0: .*teacher=regret_point"):
         ScriptedOracle(behavior=expert, env=POINT).statistics(moves([[[0.0, 0.0]]]))
     with pytest.raises(InvalidData, match="actions have size 4, but the segments' 2"):
         ScriptedOracle(behavior=expert, env=FAUCET).statistics(moves([[[0.0, 0.0]]]))
 
-    class Endless(gym.Env):
+    class Endless(Blank):
         action_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
-    with pytest.raises(InvalidData, match="bounded action space"):
+    with pytest.raises(ConfigError, match="bounded action space"):
         ScriptedOracle(behavior=expert, env=lambda *, seed: Endless()).statistics(moves([[[0.0, 0.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("behavior", "env"),
+    [
+        (envs.PointBehavior(target="left", noise=0.1), POINT),
+        (envs.PointBehavior(target="left", noise=[0.0, 0.0, 0.0, 0.1]), POINT),
+        (envs.RandomBehavior(hold=5), POINT),
+        (envs.RandomBehavior(), DELIVERY),
+        (envs.ScriptedExpert(task=None, noise=0.3), FAUCET),
+    ],
+)
+def test_a_script_that_draws_random_numbers_is_refused(behavior, env):
+    """What acts otherwise under another generator is no optimal policy; the error names the key."""
+    oracle = ScriptedOracle(behavior=behavior, env=env)
+    with pytest.raises(ConfigError, match=r"draws random numbers.*noise=0"):
+        oracle.check()
+    with pytest.raises(ConfigError, match="noise=0"):
+        oracle.statistics(moves([[[0.0, 0.0]]]))
+
+
+def test_a_script_whose_actions_have_another_size_is_refused():
+    """Before a comparison of its actions with those of the data would."""
+
+    class Narrow(Blank):
+        action_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+
+    with pytest.raises(ConfigError, match=r"actions have shape \(2,\), but those of Narrow \(3,\)"):
+        ScriptedOracle(behavior=Alternating(), env=lambda *, seed: Narrow()).check()
+
+
+def test_critics_are_checked_against_the_environment_that_is_given():
+    """Its sizes are tried once; without an environment nothing is checked."""
+
+    class Fixed(Product):
+        def q(self, observations, actions):
+            if (observations.shape[-1], actions.shape[-1]) != (2, 2):
+                raise InvalidData("other sizes")
+            return super().q(observations, actions)
+
+    CriticOracle(critic=Fixed(), gamma=0.9).check()
+    CriticOracle(critic=Fixed(), gamma=0.9, env=POINT).check()
+    for env in (LQR, DELIVERY):
+        with pytest.raises(ConfigError, match=r"CriticOracle cannot judge prefrl/.*other sizes"):
+            CriticOracle(critic=Fixed(), gamma=0.9, env=env).check()
+
+
+def test_padding_says_nothing():
+    """Numbers behind the end of a segment need not be states or actions."""
+    mdp, weights = corridor(3)
+    short = SegmentBatch(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[[1.0]]]), torch.ones(1, 1, dtype=torch.bool))
+    padded = SegmentBatch(
+        torch.tensor([[[0.0], [1.0], [99.0]]]), torch.tensor([[[1.0], [0.5]]]), torch.tensor([[True, False]])
+    )
+    oracle = TabularOracle(env=board(mdp, weights))
+    assert_equal_statistics(oracle.statistics(padded), oracle.statistics(short))
+
+
+@pytest.mark.parametrize(
+    ("values", "idle"),
+    [
+        ("exact", ["temperature", "pool_size", "pool_entries", "seed"]),
+        ("soft", ["pool_size", "pool_entries", "seed"]),
+        ("successor_features", []),
+    ],
+)
+def test_options_without_effect_are_told(values, idle):
+    """Each kind of values has options of its own; those that are not its own are not recorded either."""
+    oracle = TabularOracle(env=DELIVERY, values=values)
+    keys = ["gamma", "values", "temperature", "pool_size", "pool_entries", "seed"]
+    assert [key for key in keys if oracle.ineffective(key)] == idle
+    assert not set(idle) & set(oracle.parameters())
 
 
 ORACLES = {
@@ -431,13 +510,22 @@ def test_parameters_tell_how_values_were_made():
     assert make().parameters()["true_weights"] == TRUE_WEIGHTS.tolist()
     script = ScriptedOracle(behavior=envs.ScriptedExpert(task="drawer-open"), env=FAUCET).parameters()["script"]
     assert script == {"behavior": "ScriptedExpert", "task": "drawer-open"}
+    own = ScriptedOracle(behavior=envs.ScriptedExpert(task=None), env=FAUCET).parameters()
+    assert (own["script"]["task"], own["env"]) == (None, "prefrl/MetaWorld-faucet-open-v0")
+
+
+@pytest.mark.parametrize("kind", ORACLES)
+def test_an_oracle_that_fits_its_environment_passes_its_check(kind):
+    """And goes on to answer."""
+    ORACLES[kind](WORLDS[kind]).check()
 
 
 @pytest.mark.parametrize("kind", ["tabular", "linear_quadratic", "scripted"])
 def test_an_oracle_without_an_environment_is_an_error_when_asked(kind):
     """It can be made, for there may be no environment yet, but not asked; the message says what to give."""
-    with pytest.raises(ConfigError, match="give env="):
-        ORACLES[kind](None).statistics(counted())
+    for ask in (lambda oracle: oracle.statistics(counted()), lambda oracle: oracle.check()):
+        with pytest.raises(ConfigError, match="give env="):
+            ask(ORACLES[kind](None))
 
 
 @pytest.mark.parametrize(("kind", "method"), [("tabular", "tables"), ("linear_quadratic", "matrices")])

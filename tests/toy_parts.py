@@ -58,7 +58,7 @@ CONFIGS = {
     "doctor": "out: .\nrendering: toy_parts.probe\n",
     "collect": "defaults:\n  - env: toy\n  - data: toy\n  - _self_\nseed: 0\nout: ???\n",
     "bench": "defaults:\n  - bench: ???\n  - _self_\n"
-    "rows: null\nseeds: null\nout: null\nfresh: false\nmake_sides: false\ndata: null\n",
+    "rows: null\npairs: null\nseeds: null\nout: null\nfresh: false\nmake_sides: false\ndata: null\n",
     "bench/toy": "_target_: toy_parts.bench\nrows: [first, second]\nscale: 2\n",
 }
 

@@ -3,7 +3,9 @@
 Kim et al. 2023 (arXiv 2303.00957) collected people's preferences on Hopper, Lift and Can; Hejna and Sadigh 2023
 (arXiv 2305.15363) published them as files that ``prefrl import human-control-prefs`` reads, with the task's reward as
 a second rater of the same segments (``_script_`` in the place of ``_human_``). Accuracy is cross-validated over the
-decided labels; intervals are 95 % bootstrap intervals over comparisons.
+decided labels, with comparisons that share a segment in one fold; intervals are 95 % bootstrap intervals over
+comparisons. Segments are windows of a few demonstrations, and also overlap without being equal: on Lift no split is
+possible without common steps, so that accuracies are of new pairs of partly known behavior.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from prefrl.core import Comparisons
 from prefrl.data.importers import import_human_control
 from prefrl.data.preferences import read_preferences
 from prefrl.evaluation.intervals import mean, stratified_bootstrap, success_interval
-from prefrl.train.cross_validation import cross_validated_accuracy
+from prefrl.train.cross_validation import cross_validated_accuracy, segment_groups
 
 __all__ = ["measure_human", "read_human"]
 
@@ -73,10 +75,17 @@ def _accuracy(
     fit: Callable[..., Any],
 ) -> Finding:
     """Each comparison's share of seeds in which it was predicted, and the mean of these."""
-    decided = int((comparisons.p_first != 0.5).sum())
+    has_side = comparisons.p_first != 0.5
+    decided, groups = int(has_side.sum()), segment_groups(comparisons[has_side])
     what = f"{who}: {folds}-fold accuracy on {decided} decided labels"
     if decided < 2 * folds:
         return Finding(id, what, None, holds=f"skipped: {decided} decided labels are too few for {folds} folds")
+    count = int(groups.group.max()) + 1
+    if groups.shared:
+        what += f" (segments in several comparisons: {groups.shared}; folds of whole groups of them: {count})"
+    if count < folds:
+        reason = f"skipped: groups that share no segment: {count}, too few for {folds} folds"
+        return Finding(id, what, None, holds=reason)
     correct = [
         cross_validated_accuracy(score, comparisons, folds=folds, seed=seed, fit=fit).correct.numpy() for seed in seeds
     ]

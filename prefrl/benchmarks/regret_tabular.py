@@ -69,8 +69,7 @@ def _generator(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(100_003 * seed + number)
 
 
-def _segments(mdp: TabularMDP, count: int, seed: int, number: int) -> tuple[Trace, Trace]:
-    generator = _generator(seed, number)
+def _segments(mdp: TabularMDP, count: int, generator: torch.Generator) -> tuple[Trace, Trace]:
     first, second = (sample_segments(mdp, count=count, length=LENGTH, generator=generator) for _ in range(2))
     return first, second
 
@@ -97,7 +96,8 @@ def measure_b8(
         psi, count = stack_pools(pools)
         for model, steps in iterations.items():
             data = [
-                _answered(mdp, weights, _segments(mdp, pairs, seed, m), model) for m, (mdp, weights) in enumerate(alone)
+                _answered(mdp, weights, _segments(mdp, pairs, _generator(seed, m)), model)
+                for m, (mdp, weights) in enumerate(alone)
             ]
             values = successor_feature_values(psi, count=count)
             fit = fit_linear_reward(stack_pairs(data), model=model, values=values, iterations=steps)
@@ -123,26 +123,43 @@ def measure_b9(
     near: dict[str, list[np.ndarray]] = {}
     for done, seed in enumerate(seeds):
         drawn = draw_worlds(make, worlds, seed)
-        data = [
-            _answered(mdp, weights, _segments(mdp, pairs, seed, m), "regret_deterministic")
+        both = [
+            _with_and_without(mdp, weights, pairs, _generator(seed, m))
             for m, (mdp, weights) in enumerate(zip(drawn.alone, drawn.weights, strict=True))
         ]
-        whole = [part.select((part.visits >= 0).all(-1).all(-1)) for part in data]  # no step after a terminal state
-        for number, (name, parts) in enumerate((("with", data), ("without", whole))):
-            for kind, found in _mistaken(drawn, parts, iterations, seed).items():
+        for number, (name, parts) in enumerate(zip(("with", "without"), zip(*both, strict=True), strict=True)):
+            for kind, found in _mistaken(drawn, list(parts), iterations, seed).items():
                 near.setdefault(f"{kind}.{name}", []).append(found)
             show(2 * done + number + 1, 2 * len(seeds))
     rng = np.random.default_rng(0)
     usual: dict[str, Any] = {"seeds": tuple(seeds)}
     share = {name: nested_bootstrap(np.array(found), rng=rng) for name, found in near.items()}
     who = f"regret labels, partial-return learner, {len(seeds)} × {worlds} worlds, {pairs} pairs: near-optimal, g "
-    ends = "absorbing transitions"
+    ends, whole = "absorbing transitions", f" (only segments of {LENGTH} steps, equally many pairs)"
     return [
         at_least("B9.greedy", who + f"acted on greedily, with {ends}", share["greedy.with"], 0.75, **usual),
         at_least("B9.with", who + f"as a reward, with {ends}", share["reward.with"], 0.65, **usual),
-        at_most("B9.without", who + f"as a reward, without {ends}", share["reward.without"], 0.20, **usual),
-        at_least("B9.greedy_without", who + f"acted on greedily, without {ends}", share["greedy.without"], **usual),
+        at_most("B9.without", who + f"as a reward, without {ends}{whole}", share["reward.without"], 0.20, **usual),
+        at_least(
+            "B9.greedy_without", who + f"acted on greedily, without {ends}{whole}", share["greedy.without"], **usual
+        ),
     ]
+
+
+def _with_and_without(
+    mdp: TabularMDP, weights: Tensor, count: int, generator: torch.Generator
+) -> tuple[SegmentPairs, SegmentPairs]:
+    """The first ``count`` pairs that are drawn, and the first ``count`` of those without a step after a terminal state.
+
+    As many of both, so that they differ in what the pairs are, and not in how many.
+    """
+    drawn, whole, found = [], [], 0
+    while found < count:
+        drawn.append(_answered(mdp, weights, _segments(mdp, count, generator), "regret_deterministic"))
+        whole.append(drawn[-1].select((drawn[-1].visits >= 0).all(-1).all(-1)))
+        found += len(whole[-1].p_first)
+    enough = SegmentPairs(*(torch.cat(fields)[:count] for fields in zip(*whole, strict=True)))
+    return drawn[0], enough
 
 
 def _mistaken(drawn: Worlds, data: list[SegmentPairs], iterations: int, seed: int) -> dict[str, np.ndarray]:
@@ -176,7 +193,7 @@ def measure_b10(make: MakeWorld, show: Progress, *, worlds: int, pairs: int, see
         drawn = draw_worlds(make, 1, 1000 * seed + number, kind=("risk", "teleport")[number % 2])
         mdp, weights = drawn.alone[0], drawn.weights[0]
         values, action_values = value_iteration(mdp, rewards(mdp, weights), gamma=1.0)
-        trace, _ = _segments(mdp, pairs, seed, number)
+        trace, _ = _segments(mdp, pairs, _generator(seed, number))
         A = mdp.sizes[1]
         losses = values[trace.visits.clamp(min=0) // A] - action_values.flatten()[trace.visits.clamp(min=0)]  # V − Q
         score = regret(trace_statistics(trace, weights, values, action_values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from prefrl.data.preferences import Preferences
 from prefrl.errors import InvalidData
 from prefrl.protocols import Query, Teacher
 
-__all__ = ["answer_generator", "label"]
+__all__ = ["answer_generator", "in_words", "label", "who_answered"]
 
 
 def answer_generator(seed: int, answered: int) -> np.random.Generator:
@@ -33,15 +34,18 @@ def label(
     comparisons: int,
     segment_length: int,
     rng: np.random.Generator,
-    rater: int = 0,
+    known: Preferences | None = None,
 ) -> Preferences:
     """``comparisons`` answered pairs of ``segment_length`` steps; pairs that the teacher skips are asked anew.
 
+    The rater number is the teacher's own where ``known`` answers hold one for it, else the next that is free there.
     Raises ``InvalidData`` when the teacher skips nearly everything (after 20 rounds).
     """
     if comparisons < 1 or segment_length < 1:
         raise InvalidData(f"comparisons and segment_length must be >= 1, but are {comparisons} and {segment_length}.")
     teacher = teacher.calibrated(float(episodes.true_reward.mean()))
+    told = json.dumps(teacher.parameters())
+    rater = _rater(told, known)
     answered: list[Preferences] = []
     missing = comparisons
     for _ in range(20):
@@ -54,7 +58,7 @@ def label(
                 second=second[kept],
                 p_first=p_first[kept],
                 rater=np.full(len(kept), rater),
-                teacher=(json.dumps(teacher.parameters()),) * len(kept),
+                teacher=(told,) * len(kept),
                 time=np.full(len(kept), time.time()),
             )
         )
@@ -65,3 +69,29 @@ def label(
         f"The teacher skipped too often: {missing} of {comparisons} comparisons unanswered after 20 rounds. "
         "Lower teacher.skip, or set teacher.ties=true where ties are skipped."
     )
+
+
+def _rater(told: str, known: Preferences | None) -> int:
+    """The number of the teacher that says ``told`` of itself, among those of ``known`` answers."""
+    if known is None or len(known) == 0:
+        return 0
+    own = {text for text in set(known.teacher) if json.loads(text) == json.loads(told)}
+    raters = [int(rater) for rater, text in zip(known.rater, known.teacher, strict=True) if text in own]
+    return raters[0] if raters else int(known.rater.max()) + 1
+
+
+def who_answered(answers: Preferences) -> dict[str, int]:
+    """Teacher in words → how many of the answers are its own.
+
+    >>> from prefrl.core import SegmentRefs
+    >>> refs, told = SegmentRefs([0, 0], [0, 1], [1, 1]), ('{"name": "people", "file": null}',) * 2
+    >>> who_answered(Preferences(refs, refs, p_first=[0, 1], rater=[0, 1], teacher=told, time=[0, 0]))
+    {'name people': 2}
+    """
+    return dict(Counter(in_words(text) for text in answers.teacher))
+
+
+def in_words(teacher: str) -> str:
+    """The plain values of a teacher's JSON, but for its sign convention."""
+    told = {key: value for key, value in json.loads(teacher).items() if type(value) in (str, int, float, bool)}
+    return ", ".join(f"{key} {value}" for key, value in told.items() if key != "sign")

@@ -35,7 +35,7 @@ from prefrl.losses.logistic import cdpo, dpo, dpo_gamma, hinge, ln_dpo, mah_dpo,
 from prefrl.losses.observation_grounded import mdpo, opa_dpo
 from prefrl.losses.ranking import list_mle, pro
 from prefrl.losses.reference_free import alphapo, cpo, orpo, simpo, slic, slic_hf, triple_po, triple_po_l
-from prefrl.losses.reward_model import reward_bradley_terry, reward_cost, reward_ties
+from prefrl.losses.reward_model import reward_bradley_terry, reward_cost, reward_gce, reward_mae, reward_ties
 from prefrl.losses.robust import RaterReliability, coteach, keep_schedule, lcpo, preference_logit, small_loss
 from prefrl.losses.scored import gap_weights, gapo, smpo, soft_margins, wpo, wpo_weights
 from prefrl.losses.squared import ipo
@@ -148,6 +148,8 @@ __all__ = [
     "rdpo",
     "reward_bradley_terry",
     "reward_cost",
+    "reward_gce",
+    "reward_mae",
     "reward_ties",
     "rpo",
     "rto_rewards",

@@ -1,10 +1,12 @@
 """Losses of reward and cost models: likelihood of choices and ties between two scored sequences.
 
 Here a score is what a model said of a sequence: a tensor (B,), with gradient. Soft labels need no row of their own:
-:func:`prefrl.losses.preference_nll` of score differences is their loss.
+:func:`prefrl.losses.preference_nll` of score differences is their loss. Two losses bear wrong labels (MAE and GCE);
+they take pairs, ``Pairs(LogProbs(chosen_score), LogProbs(rejected_score))``, so that the lifts know them.
 
 References: Llama 2 (margin) arXiv 2307.09288, Eisenstein et al. (centering) arXiv 2312.09244, VideoAlign (ties)
-arXiv 2501.13918, Safe RLHF (cost) arXiv 2310.12773.
+arXiv 2501.13918, Safe RLHF (cost) arXiv 2310.12773, Ghosh et al. (MAE) arXiv 1712.09482, Zhang and Sabuncu (GCE)
+arXiv 1805.07836.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prefrl.losses.choice import preference_nll
-from prefrl.losses.inputs import check, wide
+from prefrl.losses.inputs import LogProbs, Pairs, check, wide
 from prefrl.losses.table import loss
 
-__all__ = ["reward_bradley_terry", "reward_cost", "reward_ties"]
+__all__ = ["reward_bradley_terry", "reward_cost", "reward_gce", "reward_mae", "reward_ties"]
 
 
 @loss("Reward model with margin and centering, arXiv 2307.09288, arXiv 2312.09244", takes="scores")
@@ -89,6 +91,43 @@ def reward_cost(worse: Tensor, better: Tensor, worse_unsafe: Tensor, better_unsa
         _check_shape(name, unsafe, worse)
     signs = preference_nll(worse, worse_unsafe) + preference_nll(better, better_unsafe)
     return reward_bradley_terry(worse, better) + signs
+
+
+@loss("MAE, arXiv 1712.09482")
+def reward_mae(pairs: Pairs[LogProbs]) -> Tensor:
+    """Mean absolute error |1 − σ(z)| of Bradley–Terry, z = s_w − s_l: the loss that flipped labels do not bias; (B,).
+
+    Ghosh et al. 2017, arXiv 1712.09482 (theirs is twice this one, a sum over both classes). Symmetric: its values of
+    (w ≻ l) and (l ≻ w) sum to 1, so labels flipped at a rate ε < ½ scale its mean by 1 − 2ε and shift it, and the
+    minimum stays where it was; the likelihood has no bound, and follows every label. A label that the score
+    contradicts surely has no gradient, and with soft labels (:func:`prefrl.losses.with_soft_labels`) a tie has none.
+    pairs: of ``LogProbs(score)`` with scores (B,); a reference is not read. ½ between equal scores.
+
+    >>> reward_mae(Pairs(LogProbs(torch.tensor([0.0, 30.0, -30.0])), LogProbs(torch.zeros(3))))
+    tensor([5.0000e-01, 9.3576e-14, 1.0000e+00])
+    """
+    return torch.sigmoid(pairs.rejected.total - pairs.chosen.total)
+
+
+@loss("GCE, arXiv 1805.07836")
+def reward_gce(pairs: Pairs[LogProbs], *, q: float = 0.7, truncation: float = 0.0) -> Tensor:
+    """Generalized cross-entropy (1 − p^q) / q of Bradley–Terry, p = σ(s_w − s_l): between likelihood and MAE; (B,).
+
+    Zhang and Sabuncu 2018, arXiv 1805.07836, L_q with q = 0.7 (equation numbers unverified). q in (0, 1]: 1 is
+    :func:`reward_mae`, q → 0 the likelihood −log p. truncation k in [0, 1), their L_trunc: below p = k the value stays
+    that of k, so labels which the score finds less probable than k teach nothing; 0 leaves none out. Theirs is 0.5
+    and begins late in training: from the start, 0.5 leaves out whatever new weights happen to contradict.
+    pairs: of ``LogProbs(score)`` with scores (B,); a reference is not read. Bounded by 1 / q.
+
+    >>> reward_gce(Pairs(LogProbs(torch.tensor([0.0])), LogProbs(torch.tensor([0.0]))), q=0.5)
+    tensor([0.5858])
+    """
+    check(0 < q <= 1, "q", q, "in (0, 1] (q → 0 is the likelihood, 1 is reward_mae)")
+    check(0 <= truncation < 1, "truncation", truncation, "in [0, 1)")
+    log_p = F.logsigmoid(pairs.chosen.total - pairs.rejected.total)
+    if truncation > 0:
+        log_p = log_p.clamp_min(math.log(truncation))
+    return -torch.expm1(q * log_p) / q
 
 
 def _check_shape(name: str, tensor: Tensor, like: Tensor) -> None:

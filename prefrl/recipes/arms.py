@@ -35,8 +35,8 @@ from prefrl.train.offline import train_offline
 from prefrl.train.relabel import Normalization, normalize_rewards
 
 __all__ = [
-    "ARMS", "DIRECT", "FITTED", "REWARDED", "ArmSettings", "arm_comparisons", "arm_rewards", "load_policy",
-    "resemblance", "train_arms",
+    "ARMS", "DIRECT", "FITTED", "REWARDED", "ArmSettings", "arm_comparisons", "arm_rewards", "box_bounds",
+    "load_policy", "resemblance", "train_arms",
 ]  # fmt: skip
 
 ARMS = {
@@ -198,23 +198,26 @@ def run_arm(
 
 def learner_and_data(run: RunDirectory, arm: str, episodes: Episodes, settings: ArmSettings) -> tuple[Any, Any]:
     """An arm's untrained learner, and the Transitions or Comparisons that it learns from."""
-    low, high = _action_bounds(settings.env, settings.seed)
+    low, high = box_bounds(settings.env, settings.seed)
     make = functools.partial(settings.learner(arm), action_low=low, action_high=high, seed=settings.seed)
     if arm in DIRECT:
         comparisons = read_preferences(run.path / "dataset").comparisons(episodes).without_true_reward()
         return make(comparisons=comparisons), arm_comparisons(arm, comparisons, seed=settings.seed)
-    data = episodes.transitions(_saved_rewards(run, arm) if arm in REWARDED else torch.zeros(episodes.num_steps))
+    data = episodes.transitions(torch.zeros(episodes.num_steps) if arm == "bc" else _saved_rewards(run, arm))
     learner = make(data=data)
     return learner, learner.prepare(data, episodes.lengths)
 
 
-def _action_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def box_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The (A,) lower and upper action bounds of an environment; continuous ones, as the learners need."""
     env = make_env(seed=seed)
     space = env.action_space
     env.close()
     if not isinstance(space, gym.spaces.Box):
-        raise ConfigError(f"The offline recipe needs a one-dimensional Box action space, but {env} has {space}.")
+        raise ConfigError(
+            f"The offline recipe needs a one-dimensional Box action space, but {env} has {space}. "
+            "recipe=regret is for grid worlds."
+        )
     return action_bounds(space)
 
 

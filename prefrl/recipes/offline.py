@@ -31,6 +31,7 @@ from prefrl.recipes.arms import (
     REWARDED,
     ArmSettings,
     arm_rewards,
+    box_bounds,
     evaluate,
     load_policy,
     resemblance,
@@ -120,6 +121,22 @@ class Offline:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"recipe.{name} must be >= {minimum}, but is {getattr(self, name)}.")
+        if self.comparisons == 0 and self.dataset is None:
+            raise ConfigError("recipe.comparisons=0 uses the answers of a dataset: give dataset=…")
+        bc_steps = self._of_direct("bc_steps")
+        if bc_steps is not None and self.direct_updates <= bc_steps:
+            raise ConfigError(
+                f"recipe.direct_updates={self.direct_updates} never reaches the comparisons, because direct.bc_steps="
+                f"{bc_steps} updates of behavior cloning come first. Set recipe.direct_updates above it, or lower it."
+            )
+        box_bounds(self.env, self.seed)  # what the learners cannot act in is an error before there is a run
+
+    def _of_direct(self, name: str) -> int | None:
+        """A number that the direct learner takes, if an arm of this run is one: bound, or else its default."""
+        parameter = inspect.signature(self.direct).parameters.get(name)
+        if parameter is None or set(DIRECT).isdisjoint(self.arms):
+            return None
+        return parameter.default if isinstance(parameter.default, int) else None
 
     def _require_kinds(self) -> None:
         """Each learner is in a slot whose data it learns from."""
@@ -157,6 +174,7 @@ class Offline:
     def train(self, run: RunDirectory) -> None:
         """Run every unfinished stage, print the table, leave videos and ``report.html``."""
         torch.use_deterministic_algorithms(self.deterministic)
+        self._note_learning_rate()
         with run.lock(), progress_bars() as bars:
             episodes = collect_or_copy(
                 run, make_env=self.env, data=self.data, dataset=self.dataset, check=self.check_data, seed=self.seed,
@@ -175,6 +193,16 @@ class Offline:
         if videos is not None:
             print(f"video:  {videos}")
         print(f"report: {self.report(run)}")
+
+    def _note_learning_rate(self) -> None:
+        """Say so where the falling learning rate of the direct arms does not end with their updates."""
+        decay_steps, contrast = self._of_direct("decay_steps"), self.direct_updates - (self._of_direct("bc_steps") or 0)
+        if decay_steps is not None and decay_steps != contrast:
+            what = f"is 1 % for the last {contrast - decay_steps}" if decay_steps < contrast else "does not fall to 1 %"
+            print(
+                f"note: direct.decay_steps={decay_steps}, but {contrast} updates are on comparisons "
+                f"(recipe.direct_updates − direct.bc_steps), so lr {what}"
+            )
 
     def shown_arms(self) -> list[str]:
         return [arm for arm in self.video_arms if arm in self.arms]

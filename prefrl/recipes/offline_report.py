@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from prefrl.data.labeling import in_words
 from prefrl.evaluation.intervals import Estimate, paired_difference
 from prefrl.evaluation.plots import (
     Curve,
@@ -46,10 +46,13 @@ SHORT = {
 
 
 def policy_rows(run: RunDirectory) -> list[PolicyRow]:
-    """The data and every finished arm with their intervals; differences are to cloning and to the random reward."""
+    """The data (where their success is known) and every finished arm with their intervals.
+
+    Differences are to cloning and to the random reward.
+    """
     rng, rows = np.random.default_rng(0), []
     collected = run.result("collect")
-    if collected is not None:
+    if collected is not None and collected["success"] is not None:
         judged = {key: collected[key] for key in ("success", "returns", "lengths")}
         rows.append(policy_row("behavior data", **judged, rng=rng))
     results = {arm: result for arm in ARMS if (result := run.result(f"arms/{arm}")) is not None}
@@ -157,15 +160,12 @@ def _summary(run: RunDirectory) -> tuple[str, ...]:
     texts = []
     if collected is not None:
         groups = "; ".join(
-            f"{group['episodes']} × {name} (success {group['success']:.0%})"
+            f"{group['episodes']} × {name}" + ("" if group["success"] is None else f" (success {group['success']:.0%})")
             for name, group in collected["behaviors"].items()
         )
         texts.append(f"Data: {collected['episodes']} episodes, {collected['steps']} steps: {groups}.")
     if labelled is not None:
-        teachers = "; ".join(
-            ", ".join(f"{key} {value}" for key, value in json.loads(teacher).items() if value is not None)
-            for teacher in labelled["teachers"]
-        )
+        teachers = "; ".join(in_words(teacher) for teacher in labelled["teachers"])
         texts.append(f"Preferences: {labelled['comparisons']} comparisons. Teacher: {teachers}.")
     return tuple(texts)
 

@@ -24,7 +24,15 @@ from prefrl.preference_models import PREFERENCE_MODELS
 from prefrl.progress import Bars, progress_bars
 from prefrl.protocols import MakeEnv, Query, Teacher
 from prefrl.recipes.arms import summary
-from prefrl.recipes.regret_learning import ComparedTraces, Learning, World, compared_traces, described, open_world
+from prefrl.recipes.regret_learning import (
+    ComparedTraces,
+    Learning,
+    World,
+    compared_traces,
+    described,
+    equal_parts,
+    open_world,
+)
 from prefrl.recipes.regret_report import OPTIMAL, report_regret, show_table, video_regret
 from prefrl.recipes.stages import ask_teacher, collect_or_copy
 from prefrl.runs import MetricLogger, RunDirectory
@@ -33,7 +41,6 @@ from prefrl.solvers import (
     TabularPolicy,
     Values,
     greedy_policy,
-    partition_pairs,
     recorded_trace,
     rewards,
     value_iteration,
@@ -90,6 +97,11 @@ class Regret:
         for name, value in single.items():
             _require(name, {"": value}, "at least 1", lambda number: number >= 1)
         _require("comparisons", {"": self.comparisons}, "at least 0", lambda number: number >= 0)
+        if self.comparisons == 0 and self.dataset is None:
+            raise ConfigError(
+                "recipe.comparisons=0 learns from the answers that a data set holds, but there is none; give "
+                "dataset=FOLDER, or the number of comparisons to ask the teacher for."
+            )
         _require("gamma", {"": self.gamma}, "in (0, 1]", lambda gamma: 0 < gamma <= 1)
         _require("temperature", {"": self.temperature}, "above 0", lambda temperature: temperature > 0)
         self.world()  # an environment that does not fit is an error before there is a run
@@ -197,10 +209,9 @@ class Regret:
     def learn_parts(
         self, model: str, pairs: SegmentPairs, values: Values | None, world: World, *, count: int
     ) -> dict[str, Any]:
-        """Fits to disjoint parts of about ``count`` answers, the same parts for every model."""
+        """Fits to disjoint parts of ``count`` answers, the same parts for every model."""
         generator = torch.Generator().manual_seed(self.seed)
-        parts = partition_pairs(pairs, len(pairs.p_first) // count, generator=generator)
-        fitted = parts.select(torch.arange(min(self.curve_fits, len(parts.weight))))
+        fitted = equal_parts(pairs, count, most=self.curve_fits, generator=generator)
         weights, loss = self.learning.fit(model, fitted, values, world)
         judged = self.learning.judge(model, weights, world)
         return {
@@ -258,11 +269,18 @@ def _require(name: str, values: Mapping[Any, Any], allowed: str, holds: Callable
 
 
 def _check(episodes: Episodes, world: World) -> None:
-    """The data must be of states and actions as numbers, and do what the environment's tables allow."""
+    """The data must be of the board, if they tell one, in numbers, and do what the environment's tables allow."""
     sizes = episodes.observations.shape[1], episodes.actions.shape[1]
     if sizes != (1, 1):
         raise InvalidData(
             f"The data do not fit {world.name}: a state and an action are one number each, but have sizes {sizes}."
+        )
+    told, board = episodes.env.get("board"), getattr(world.env, "board", None)
+    known = told is not None and board is not None
+    if known and told != np.asarray(board).tolist():  # coins and mud change no step, but what it is worth
+        raise InvalidData(
+            f"The data are of another board than that of {world.name}: cells differ, so that features and values would "
+            "be wrong. Choose the env= on whose board they were recorded."
         )
     if episodes.env.get("id") != world.name:
         print(f"note: the data are of {episodes.env.get('id')}, the policies are evaluated in {world.name}")

@@ -45,7 +45,7 @@ from prefrl.solvers import (
     value_iteration,
 )
 
-__all__ = ["ComparedTraces", "Learning", "World", "compared_traces", "described", "open_world"]
+__all__ = ["ComparedTraces", "Learning", "World", "compared_traces", "described", "equal_parts", "open_world"]
 
 NEEDED = ("tables", "true_weights", "feature_names", "draw_segment", "draw_policy")
 TEMPERATURE = {"successor_features": 1e-3, "soft": 0.1}  # arXiv 2206.02231; a tenth of what a step costs on its boards
@@ -91,6 +91,13 @@ def compared_traces(mdp: TabularMDP, comparisons: Comparisons) -> ComparedTraces
     """The traces of both sides; raises ``InvalidData`` that names a segment which the process cannot have made."""
     first, second = (recorded_trace(mdp, segments) for segments in (comparisons.first, comparisons.second))
     return ComparedTraces(first, second, comparisons.p_first.to(torch.float64))
+
+
+def equal_parts(pairs: SegmentPairs, size: int, *, most: int, generator: torch.Generator) -> SegmentPairs:
+    """(N, size): disjoint random parts of n pairs, N = ⌊n / size⌋ but at most ``most``; what is left is in none."""
+    n = len(pairs.p_first)
+    order = torch.randperm(n, generator=generator)[: n // size * size]
+    return pairs.select(order.view(-1, size)[:most])
 
 
 def described(world: World, traces: ComparedTraces, model: str, *, gamma: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from prefrl.data.dataset import Episodes
-from prefrl.data.labeling import label
+from prefrl.data.labeling import label, who_answered
 from prefrl.data.preferences import Preferences, append_preferences, preferences_path, read_preferences
 from prefrl.data.storage import read_dataset, write_dataset
 from prefrl.progress import Bars
@@ -33,17 +33,18 @@ def collect_or_copy(
     bars: Bars,
 ) -> Episodes:
     """Stage "collect": the episodes of ``data``, or of an existing ``dataset`` that passes ``check``."""
-    folder = run.path / "dataset"
+    folder, held = run.path / "dataset", {}
     if run.result("collect") is None:
         shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
         if dataset is not None:
             episodes = read_dataset(dataset)
             check(episodes)
             shutil.copytree(dataset, folder)
+            held = who_answered(read_preferences(folder)) if preferences_path(folder).is_file() else {}
         else:
             episodes = data(make_env=make_env, seed=seed, progress=lambda done, total: bars("collect", done, total))
             write_dataset(folder, episodes)
-        run.finish("collect", data_summary(episodes))
+        run.finish("collect", {**data_summary(episodes), "answers": held})
     return read_dataset(folder)
 
 
@@ -61,6 +62,7 @@ def ask_teacher(
     folder = run.path / "dataset"
     if run.result("label") is None:
         if comparisons > 0:
+            _note_unused(run, comparisons)
             preferences_path(folder).unlink(missing_ok=True)  # left by a killed run, or replaced
             answers = label(
                 episodes,
@@ -72,20 +74,42 @@ def ask_teacher(
             )
             append_preferences(folder, answers)
         answers = read_preferences(folder)
+        if len(who := who_answered(answers)) > 1:
+            print(f"note: the answers are of several teachers: {_numbers(who)}")
         run.finish("label", {"comparisons": len(answers), "teachers": sorted(set(answers.teacher))})
     return read_preferences(folder)
 
 
+def _note_unused(run: RunDirectory, comparisons: int) -> None:
+    """Say that a dataset's own answers, which "collect" counted, give way to the teacher's."""
+    held = (run.result("collect") or {}).get("answers")
+    if held:
+        print(
+            f"note: {sum(held.values())} answers of the dataset ({_numbers(held)}) are not used, because "
+            f"recipe.comparisons={comparisons} asks the teacher; recipe.comparisons=0 uses them"
+        )
+
+
+def _numbers(who: dict[str, int]) -> str:
+    return "; ".join(f"{number} by {teacher}" for teacher, number in who.items())
+
+
 def data_summary(episodes: Episodes) -> dict[str, Any]:
-    """What the data are: per behavior the number of episodes, success and mean return; and per-episode results."""
-    behavior = np.asarray(episodes.behavior)
-    succeeded = episodes.succeeded()
-    returns = episodes.returns() if episodes.has_true_reward else np.zeros(len(episodes))
+    """What the data are: per behavior the number of episodes, success and mean return; and per-episode results.
+
+    Success and returns are None where the data came without the true reward: nobody knows them.
+    """
+    behavior, known = np.asarray(episodes.behavior), episodes.has_true_reward
+    succeeded, returns = (episodes.succeeded(), episodes.returns()) if known else (None, None)
+
+    def average(values: np.ndarray | None, name: str) -> float | None:
+        return None if values is None else float(values[behavior == name].mean())
+
     groups = {
         name: {
             "episodes": int((behavior == name).sum()),
-            "success": float(succeeded[behavior == name].mean()),
-            "return": float(returns[behavior == name].mean()),
+            "success": average(succeeded, name),
+            "return": average(returns, name),
         }
         for name in dict.fromkeys(episodes.behavior)
     }
@@ -94,7 +118,7 @@ def data_summary(episodes: Episodes) -> dict[str, Any]:
         "steps": episodes.num_steps,
         "behaviors": groups,
         "behavior": list(episodes.behavior),
-        "success": succeeded.tolist(),
-        "returns": returns.tolist(),
+        "success": None if succeeded is None else succeeded.tolist(),
+        "returns": None if returns is None else returns.tolist(),
         "lengths": episodes.lengths.tolist(),
     }

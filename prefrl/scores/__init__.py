@@ -1,6 +1,7 @@
 """What explains answers: scores of segments, each an ensemble of independent members."""
 
+from prefrl.scores.gaussian import GaussianReward
 from prefrl.scores.preference_transformer import PreferenceTransformer
 from prefrl.scores.return_ensemble import ReturnEnsemble
 
-__all__ = ["PreferenceTransformer", "ReturnEnsemble"]
+__all__ = ["GaussianReward", "PreferenceTransformer", "ReturnEnsemble"]

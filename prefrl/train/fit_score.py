@@ -1,18 +1,23 @@
-r"""Fit a score to comparisons: Bradley–Terry on logits (Christiano et al. 2017, arXiv 1706.03741, eq. 1).
+r"""Fit a score to comparisons: Bradley–Terry on logits (Christiano et al. 2017, arXiv 1706.03741, eq. 1), or any loss.
 
 Every member of the ensemble has its own minibatch order (and, if asked, its own bootstrap sample), and all
 members are computed in one forward pass. The likelihood is computed on logits: on clipped probabilities, a
-confident mistake has no gradient and is never repaired.
+confident mistake has no gradient and is never repaired. Where labels are wrong that is no virtue: then a bounded
+loss, such as :func:`prefrl.losses.reward_mae`, may take its place.
+
+A score may have ``training_scores(encoded, mask, generator)``, which says what else must explain the labels, and
+what it costs; see :class:`prefrl.scores.GaussianReward`. Its randomness is that of the fit.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +26,9 @@ from prefrl.core import Comparisons
 from prefrl.errors import ConfigError, InvalidData, RunDirectoryError
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.losses.choice import preference_nll
+from prefrl.losses.inputs import LogProbs
+from prefrl.losses.inputs import Pairs as ScorePairs
+from prefrl.losses.lifts import PairLoss, with_soft_labels
 from prefrl.runs import MetricLogger
 from prefrl.train.calibration import Fit, Reliability, measure_fit
 from prefrl.train.pairs import Pairs, TrainableScore, encode_pairs
@@ -29,6 +37,7 @@ from prefrl.train.resume import require_same_settings
 __all__ = ["FitReport", "fit_score"]
 
 CHECKPOINT = "checkpoint.safetensors"
+DIVERGED = "The loss became {}. Lower learning_rate, or check the observations' scale."
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ def fit_score(
     holdout: float = 0.1,
     stop_accuracy: float | None = None,
     bootstrap: bool = False,
+    loss: PairLoss | None = None,
     seed: int,
     folder: Path | None = None,
     checkpoint_every: int = 10,
@@ -82,16 +92,18 @@ def fit_score(
         holdout: share of the comparisons in [0, 1) that is only measured, never trained on.
         stop_accuracy: stop after an epoch whose training accuracy reaches it (B-Pref: 0.97); None: never.
         bootstrap: each member trains on its own resample, with replacement, of the training comparisons.
+        loss: any per-pair loss of ``prefrl.losses`` of the difference s₁ − s₂, by :func:`with_soft_labels` for soft
+            labels; None: the likelihood of Bradley–Terry. The report measures that likelihood whatever the loss.
         folder: for metrics and the checkpoint; one that is there already is continued, to the same result.
         checkpoint_every: epochs between checkpoints. progress: called as ``progress(epoch, epochs)``.
     """
     settings: dict[str, Any] = {
         "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "holdout": holdout, "stop_accuracy": stop_accuracy, "bootstrap": bootstrap, "seed": seed,
-        "comparisons": len(comparisons),
+        "comparisons": len(comparisons), "loss": _described(loss),
     }  # fmt: skip
     _validate(epochs=epochs, checkpoint_every=checkpoint_every, **settings)
-    training = _Training(score, settings)
+    training = _Training(score, settings, loss)
     train, heldout = _split(score, comparisons.without_true_reward(), holdout, training.generator)
     samples = _samples(score.members, len(train), bootstrap, training.generator)  # (N, n)
     file = None if folder is None else Path(folder) / CHECKPOINT
@@ -99,10 +111,10 @@ def fit_score(
 
     with _logger(folder, training.epoch, tensorboard) as log:
         while training.epoch < epochs and not training.stopped:
-            loss, accuracy = _train_epoch(training, train, samples, batch_size)
+            mean_loss, accuracy = _train_epoch(training, train, samples, batch_size)
             training.epoch += 1
             training.stopped = accuracy is not None and accuracy >= (stop_accuracy or math.inf)
-            log(training.epoch, loss=loss, train_accuracy=accuracy, **_heldout_metrics(score, heldout))
+            log(training.epoch, loss=mean_loss, train_accuracy=accuracy, **_heldout_metrics(score, heldout))
             last = training.stopped or training.epoch == epochs
             if last or training.epoch % checkpoint_every == 0:
                 training.save(file)
@@ -114,8 +126,8 @@ def fit_score(
 class _Training:
     """What changes during a fit, and is kept in its checkpoint."""
 
-    def __init__(self, score: TrainableScore, settings: dict[str, Any]) -> None:
-        self.score, self.settings = score, settings
+    def __init__(self, score: TrainableScore, settings: dict[str, Any], loss: PairLoss | None) -> None:
+        self.score, self.settings, self.loss = score, settings, _of_logits(loss)
         self.generator = torch.Generator().manual_seed(settings["seed"])
         self.optimizer = torch.optim.AdamW(
             score.parameters(),
@@ -124,6 +136,17 @@ class _Training:
             fused=True,
         )
         self.epoch, self.stopped = 0, False
+
+    def explain(self, pairs: Pairs, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, b) losses of the pairs that each member sees, rows (N, b), and its logits (N, b)."""
+        p_first = pairs.p_first[rows]
+        if not hasattr(self.score, "training_scores"):
+            logit = pairs.logits(self.score, rows)
+            return self.loss(logit, p_first), logit
+        drawn = _Drawn(self.score, self.generator)
+        logits = pairs.logits(cast(TrainableScore, drawn), rows)  # (N, b, V)
+        values = self.loss(logits, p_first[..., None].expand_as(logits))
+        return values @ drawn.weights + drawn.penalty[:, None], logits[..., 0]
 
     def save(self, file: Path | None) -> None:
         if file is None:
@@ -152,6 +175,49 @@ class _Training:
         self.epoch, self.stopped = state["epoch"], state["stopped"]
 
 
+class _Drawn:
+    """One pass of a score that has ``training_scores``: V scores a segment, each with a weight, and a penalty (N,)."""
+
+    def __init__(self, score: Any, generator: torch.Generator) -> None:
+        self.score, self.generator = score, generator
+
+    def score_encoded(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
+        """(N, B, V); the first is the score that is measured."""
+        scores, self.weights, self.penalty = self.score.training_scores(encoded, mask, self.generator)
+        return scores
+
+
+def _of_logits(loss: PairLoss | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss as a function of logits s₁ − s₂ and soft labels, of any one shape."""
+    if loss is None:
+        return preference_nll
+    if not callable(loss):
+        raise ConfigError(f"fit: loss must be null or a loss of pairs, such as prefrl.losses.reward_mae, not {loss!r}.")
+
+    def of_logits(logit: Tensor, p_first: Tensor) -> Tensor:
+        if not bool(logit.detach().isfinite().all()):  # the pairs would refuse it too, as a mistake of the caller
+            raise InvalidData(DIVERGED.format("not finite"))
+        first = logit.flatten()
+        zero = torch.zeros_like(first)
+        values = soft(ScorePairs(LogProbs(first, zero), LogProbs(zero, zero)), p_first.flatten())
+        return values.view_as(logit)
+
+    try:
+        soft = with_soft_labels(loss)
+        of_logits(torch.zeros(1), torch.ones(1))  # wrong options, and needs that scores cannot meet, show at once
+    except ValueError as error:
+        raise ConfigError(f"fit: loss: {error}") from error
+    return of_logits
+
+
+def _described(loss: Any) -> str | None:
+    """Name and options of a loss, for the checkpoint: what a lift was given besides its loss is not in there."""
+    if isinstance(loss, functools.partial):
+        options = ", ".join(f"{name}={value}" for name, value in sorted(loss.keywords.items()))
+        return f"{_described(loss.func)}({options})" if options else _described(loss.func)
+    return None if loss is None else str(getattr(loss, "__name__", type(loss).__name__))
+
+
 def _train_epoch(training: _Training, pairs: Pairs, samples: Tensor, batch_size: int) -> tuple[float, float | None]:
     """One pass over the (N, n) samples of the members, each in its own order: (mean loss, accuracy)."""
     members, n = samples.shape
@@ -161,8 +227,7 @@ def _train_epoch(training: _Training, pairs: Pairs, samples: Tensor, batch_size:
     training.score.train()
     for batch in rows.split(batch_size, dim=1):  # (N, b)
         p_first = pairs.p_first[batch]
-        logit = pairs.logits(training.score, batch)
-        loss = preference_nll(logit, p_first)  # (N, b)
+        loss, logit = training.explain(pairs, batch)  # (N, b) each
         training.optimizer.zero_grad()
         loss.mean(1).sum().backward()  # a sum over members: no member sees another's gradient
         training.optimizer.step()
@@ -171,7 +236,7 @@ def _train_epoch(training: _Training, pairs: Pairs, samples: Tensor, batch_size:
         decided += (p_first != 0.5).sum()
     mean = total.item() / (members * n)
     if not math.isfinite(mean):
-        raise InvalidData(f"The loss became {mean}. Lower learning_rate, or check the observations' scale.")
+        raise InvalidData(DIVERGED.format(mean))
     return mean, (hits / decided).item() if decided > 0 else None
 
 

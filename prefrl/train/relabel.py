@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from prefrl.protocols import Score
 
 __all__ = ["Normalization", "normalize_rewards", "relabel"]
 
-REDUCTIONS = ("mean", "min")
+REDUCTIONS = ("mean", "min", "pessimistic")
 Normalization = Literal["none", "std", "return_range"]
 METHODS = get_args(Normalization)
 
@@ -25,27 +26,45 @@ def relabel(
     actions: Tensor,
     *,
     batch_size: int = 1024,
-    reduce: Literal["mean", "min"] = "mean",
+    reduce: Literal["mean", "min", "pessimistic"] = "mean",
+    pessimism: float = 1.0,
 ) -> Tensor:
-    """(N,) rewards of steps (N, D), (N, A): over the members, their mean, or their minimum (pessimistic).
+    """(N,) rewards of steps (N, D), (N, A): over the members, their mean, their minimum, or mean − pessimism · std.
 
-    ``batch_size`` steps are computed at a time (the default keeps 256 wide layers in a processor's cache);
-    it changes no more than the last digits.
+    The std is that of the mixture of all members, √(mean σ_i² + var μ_i) (Lakshminarayanan et al. 2017, arXiv
+    1612.01474, §2.4), with σ_i of a score that has an ``uncertainty``, and 0 of one that has none. ``pessimism`` k >= 0
+    is read by "pessimistic" only. ``batch_size`` steps are computed at a time (the default keeps 256 wide layers in a
+    processor's cache); it changes no more than the last digits.
     """
     if reduce not in REDUCTIONS:
         raise ConfigError(f"reduce must be one of {', '.join(REDUCTIONS)}, but is {reduce!r}.")
     if batch_size < 1:
         raise ConfigError(f"batch_size must be >= 1, but is {batch_size}.")
+    if not 0 <= pessimism < math.inf:
+        raise ConfigError(f"pessimism must be in [0, inf), but is {pessimism}.")
     if len(observations) != len(actions):
         raise InvalidData(f"relabel: {len(observations)} observations, but {len(actions)} actions.")
     rewards = []
     with torch.no_grad():
         for o, a in zip(observations.split(batch_size), actions.split(batch_size), strict=True):
             members = score.reward(o, a)  # (members, b)
-            rewards.append(members.mean(0) if reduce == "mean" else members.amin(0))
+            if reduce == "pessimistic":
+                rewards.append(members.mean(0) - pessimism * _mixture_std(score, members, o, a))
+            else:
+                rewards.append(members.mean(0) if reduce == "mean" else members.amin(0))
     relabeled = torch.cat(rewards)
     require_finite("learned rewards", relabeled)
     return relabeled
+
+
+def _mixture_std(score: Any, members: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+    """(b,): standard deviation of the equal mixture of the members, whose means are (members, b)."""
+    spread = members.var(0, correction=0)
+    if hasattr(score, "uncertainty"):
+        return (spread + score.uncertainty(observations, actions).square().mean(0)).sqrt()
+    if len(members) == 1:
+        raise ConfigError("reduce='pessimistic' needs 2 members or more, or a score with an uncertainty.")
+    return spread.sqrt()
 
 
 def normalize_rewards(

@@ -1,4 +1,4 @@
-"""Values that critics learned: how Hejna et al. 2024, arXiv 2310.13639, label, by those of SAC (arXiv 1801.01290)."""
+"""Values that critics learned: Hejna et al. 2024, arXiv 2310.13639, label by those of SAC (arXiv 1801.01290)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 from prefrl.core import SegmentBatch, require_finite
-from prefrl.errors import InvalidData
+from prefrl.errors import ConfigError, InvalidData
 from prefrl.preference_models import PREFERENCE_MODELS, SegmentStatistics
-from prefrl.value_oracles.interface import SIGN, require_allowed, zero_where_terminal
+from prefrl.protocols import MakeEnv
+from prefrl.spaces import space_size
+from prefrl.value_oracles.interface import SIGN, env_name, open_env, require_allowed, zero_where_terminal
 
 __all__ = ["Critic", "CriticOracle"]
 
 
 class Critic(Protocol):
-    """Learned values of some policy, trained in the true task; ``describe() -> dict`` may say more about it."""
+    """Learned values of some policy, trained in the true task; other sizes of D and A are ``InvalidData``.
+
+    May have ``describe() -> dict``, which says more about it, and ``ineffective(key) -> str | None`` for its options.
+    """
 
     def q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(M, D), (M, A) -> (M,)."""
@@ -28,16 +33,38 @@ class Critic(Protocol):
 
 
 class CriticOracle:
-    """Σ (Q − V), V(start) and V(end) of a critic, and Σ r of the data, as arXiv 2310.13639 labels.
+    """Σ (Q − V), V(start) and V(end) of a critic, and Σ r of the data.
 
-    gamma: in (0, 1], with which the critic was trained; recorded only.
+    ``configs/teacher/regret_sac.yaml`` says which statistics and options arXiv 2310.13639 labels by.
+
+    gamma: in (0, 1], with which the critic was trained; recorded only
+    env: the constructor of the environment whose segments are asked about, for ``check`` alone; None where unknown.
     """
 
     models = tuple(PREFERENCE_MODELS)
 
-    def __init__(self, *, critic: Critic, gamma: float) -> None:
+    def __init__(self, *, critic: Critic, gamma: float, env: MakeEnv | None = None) -> None:
         require_allowed("CriticOracle", {f"gamma must be in (0, 1], but is {gamma}": 0 < gamma <= 1})
-        self.critic, self.gamma = critic, float(gamma)
+        self.critic, self.gamma, self._make_env = critic, float(gamma), env
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` if the critic is of other sizes than the environment; nothing where that is unknown."""
+        if self._make_env is None:
+            return
+        env = open_env(self._make_env, "CriticOracle")
+        name, spaces = env_name(env), (env.observation_space, env.action_space)
+        env.close()
+        try:
+            self.critic.q(*(torch.zeros(1, *space_size(space)) for space in spaces))
+        except InvalidData as error:
+            raise ConfigError(f"CriticOracle cannot judge {name}: {error}") from error
+
+    def ineffective(self, key: str) -> str | None:
+        """What the critic says of its options."""
+        if not key.startswith("critic.") or not hasattr(self.critic, "ineffective"):
+            return None
+        reason: str | None = self.critic.ineffective(key.removeprefix("critic."))
+        return reason
 
     @torch.no_grad()
     def statistics(self, segments: SegmentBatch) -> SegmentStatistics:

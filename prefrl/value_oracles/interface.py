@@ -27,6 +27,14 @@ class ValueOracle(Protocol):
         """(B,) float64 each, of the true task; undiscounted sums over real steps, value 0 after a terminal state."""
         ...
 
+    def check(self) -> None:
+        """Raise ``ConfigError`` at once, before data are collected, if it cannot act in its environment."""
+        ...
+
+    def ineffective(self, key: str) -> str | None:
+        """Why an option of its own that the user set, as ``pool_size``, changes no answer; None if it can."""
+        ...
+
     def parameters(self) -> dict[str, Any]:
         """Plain JSON: oracle, gamma, how the values were made, sign convention; stored beside every answer."""
         ...

@@ -35,6 +35,14 @@ class LinearQuadraticOracle:
         found = solution.segment_statistics(task, observations, actions, mask=segments.mask)
         return found._replace(end_value=zero_where_terminal(found.end_value, segments))
 
+    def check(self) -> None:
+        """Raise ``ConfigError`` without an environment; its matrices were solved when this was made."""
+        require_known(self._task, "LinearQuadraticOracle")
+
+    def ineffective(self, key: str) -> str | None:
+        """Nothing: it has no options."""
+        return None
+
     def parameters(self) -> dict[str, Any]:
         """Oracle, task, gamma, how the values were made, and the sign convention."""
         task, _, name = require_known(self._task, "LinearQuadraticOracle")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from prefrl.core import SegmentBatch
-from prefrl.errors import InvalidData
 from prefrl.preference_models import PREFERENCE_MODELS, SegmentStatistics
 from prefrl.protocols import MakeEnv
 from prefrl.solvers import (
@@ -18,9 +17,9 @@ from prefrl.solvers import (
     TabularMDP,
     generalized_policy_improvement,
     policy_pool,
+    recorded_trace,
     rewards,
     soft_value_iteration,
-    trace_segments,
     trace_statistics,
     value_iteration,
 )
@@ -74,13 +73,20 @@ class TabularOracle:
 
     def statistics(self, segments: SegmentBatch) -> SegmentStatistics:
         """Of segments whose observations (B, T+1, 1) and actions (B, T, 1) are integers."""
-        mdp, weights, name = require_known(self._task, "TabularOracle")
-        S, A = mdp.sizes[:2]
-        states = _indices("observations", segments.observations, S, name)
-        actions = _indices("actions", segments.actions * segments.mask[..., None], A, name)
-        outcomes = _outcomes(mdp, rewards(mdp, weights), states, actions, segments, name)
-        trace = trace_segments(mdp, states[:, 0], actions, mask=segments.mask, outcomes=outcomes)
-        return trace_statistics(trace, weights, *self.tables)
+        mdp, weights, _ = require_known(self._task, "TabularOracle")
+        return trace_statistics(recorded_trace(mdp, segments, weights=weights), weights, *self.tables)
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` without an environment; its tables were read when this was made."""
+        require_known(self._task, "TabularOracle")
+
+    def ineffective(self, key: str) -> str | None:
+        """Why an option does nothing: each kind of values has its own."""
+        if key.partition(".")[0] in ("pool_size", "pool_entries", "seed") and self.values != "successor_features":
+            return f"values={self.values} has no pool of policies"
+        if key == "temperature" and self.values == "exact":
+            return "values=exact has no soft maximum"
+        return None
 
     def parameters(self) -> dict[str, Any]:
         """Oracle, task, gamma, how the values were made, and the sign convention."""
@@ -125,37 +131,3 @@ def _read_table(make_env: MakeEnv) -> _Table:
     found = _Table(mdp, torch.as_tensor(tabular.true_weights, dtype=torch.float64), env_name(env))
     env.close()
     return found
-
-
-def _indices(what: str, values: Tensor, limit: int, name: str) -> Tensor:
-    """(B, T, 1) float32 integers in [0, limit) as (B, T) int64."""
-    if values.shape[-1] != 1:
-        raise InvalidData(f"{name} has {what} of size 1, the number of each, but these have size {values.shape[-1]}.")
-    numbers = values[..., 0]
-    wrong = (numbers != numbers.round()) | (numbers < 0) | (numbers >= limit)
-    if bool(wrong.any()):
-        raise InvalidData(f"{name} has {what} that are integers in [0, {limit}), but one is {numbers[wrong][0]:g}.")
-    return numbers.to(torch.int64)
-
-
-def _outcomes(
-    mdp: TabularMDP, reward: Tensor, states: Tensor, actions: Tensor, segments: SegmentBatch, name: str
-) -> Tensor:
-    """(B, T) int64: which outcome of each action (reward (S, A, K)) led to the next of states (B, T+1)."""
-    taken = states[:, :-1], actions
-    possible = (mdp.next_state[taken] == states[:, 1:, None]) & (mdp.probability[taken] > 0)  # (B, T, K)
-    wrong = (segments.mask & ~possible.any(-1)).nonzero()
-    if len(wrong):
-        b, t = wrong[0].tolist()
-        raise InvalidData(
-            f"In {name}, action {int(actions[b, t])} in state {int(states[b, t])} never leads to state "
-            f"{int(states[b, t + 1])}, as segment {b} has it at step {t}. Are these data of that environment?"
-        )
-    earned = reward[taken]  # (B, T, K)
-    if segments.true_reward is not None:
-        gap = (earned - segments.true_reward[..., None]).abs()
-        return gap.masked_fill(~possible, torch.inf).argmin(-1)
-    most, least = earned.masked_fill(~possible, -torch.inf).amax(-1), earned.masked_fill(~possible, torch.inf).amin(-1)
-    if bool((segments.mask & (most > least)).any()):
-        raise InvalidData(f"Outcomes of {name} that lead to one state differ in reward: the segments need true_reward.")
-    return possible.to(torch.int64).argmax(-1)

@@ -1,0 +1,339 @@
+"""Preferences of one dataset carried to another: which windows, which answers, and what the command says."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from prefrl.cli import main
+from prefrl.core import SegmentRefs
+from prefrl.data.dataset import Episodes
+from prefrl.data.preferences import Preferences, append_preferences, preferences_path, read_preferences
+from prefrl.data.storage import write_dataset
+from prefrl.errors import ConfigError, InvalidData
+from prefrl.transfer.datasets import (
+    TRANSFERRED,
+    answers_of,
+    compared_segments,
+    draw_windows,
+    in_words,
+    not_transferred,
+    transfer_preferences,
+    true_agreement,
+)
+from prefrl.transfer.features import manipulation_features, motion_features
+
+LENGTH = 8
+FEATURES = {"observations": 7, "hand": [0, 1, 2], "gripper": 3, "obj": [4, 5, 6], "near": [0.1, 0.06], "points": 4}
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """The command limits threads by the environment, which is set back."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "1")
+
+
+def walks(seed, *, size=2, turned=False, episodes=30, steps=12):
+    """Episodes that go some way along a line, a different one in each task: the farther, the better."""
+    rng = np.random.default_rng(seed)
+    speed = rng.uniform(0.05, 1.0, episodes)
+    way = np.eye(size)[-1 if turned else 0] * (-2 if turned else 1)
+    along = np.arange(steps + 1) * speed[:, None]  # (E, T + 1)
+    observations = along[..., None] * way + 0.01 * rng.normal(size=(episodes, steps + 1, size))
+    actions = np.repeat(speed, steps)[:, None] * np.ones((1, 1 if turned else 2))
+    E, N = episodes, episodes * steps
+    return Episodes(
+        observations=observations.reshape(-1, size), actions=actions, true_reward=np.repeat(speed, steps),
+        success=np.zeros(N, bool), lengths=np.full(E, steps), terminated=np.zeros(E, bool), behavior=("walks",) * E,
+        seeds=np.arange(E), env={"id": "turned" if turned else "plain"}, fps=10.0,
+    )  # fmt: skip
+
+
+def answers(episodes, count=120, seed=0, *, wrong=False, name="oracle"):
+    rng = np.random.default_rng(seed)
+    first, second = (draw_windows(episodes.lengths, count, LENGTH, rng) for _ in range(2))
+    true = episodes.true_reward[episodes.step_offsets[:-1]]
+    p_first = (true[first.episode] > true[second.episode]) != wrong
+    told = (json.dumps({"name": name}),) * len(first)
+    return Preferences(first, second, p_first, np.zeros(len(first)), told, np.zeros(len(first)))
+
+
+def transferred(*, seed=0, **options):
+    given = {
+        "features": lambda windows: motion_features(windows, points=5), "windows": 40, "segment_length": None,
+        "source_comparisons": 500, "rng": np.random.default_rng(seed), **options,
+    }  # fmt: skip
+    source = walks(1)
+    return transfer_preferences(source, given.pop("answers", answers(source)), walks(2, size=3, turned=True), **given)
+
+
+def some(transfer, **options):
+    given = {"comparisons": 100, "share": 0.5, "hard": False, "grades": 4, "provenance": {"source": "here"}}
+    return answers_of(transfer, rng=np.random.default_rng(0), **(given | options))
+
+
+@pytest.fixture(scope="module")
+def carried():
+    return transferred()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A source with preferences, and a target without."""
+    write_dataset(tmp_path / "source", walks(1))
+    append_preferences(tmp_path / "source", answers(walks(1)))
+    write_dataset(tmp_path / "target", walks(2, size=3, turned=True))
+    return str(tmp_path / "source"), str(tmp_path / "target")
+
+
+def test_labels_reach_a_task_of_other_sizes(carried):
+    """Longer walks are better in the target too, though its observations and actions have other sizes."""
+    right = true_agreement(some(carried), walks(2, size=3, turned=True))
+    assert carried.alignment.diagnostics.verdict == "accept"
+    assert np.nanmean(right) > 0.9
+
+
+def test_the_sources_windows_are_its_compared_segments(carried):
+    """Each segment is one item, and its answers stand in the label matrix."""
+    given = answers(walks(1))
+    segments, first, second = compared_segments(given)
+    assert [getattr(carried.source, f).tolist() for f in ("episode", "start")] == [
+        segments.episode.tolist(), segments.start.tolist(),
+    ]  # fmt: skip
+    distinct = first != second
+    known = carried.source_labels[first, second][distinct]
+    assert np.isfinite(known).all()
+    assert (known == given.p_first[distinct]).mean() > 0.95  # a pair asked twice has its mean
+
+
+def test_target_windows_have_the_sources_length(carried):
+    """segment_length=None takes over the most common one; another is taken as given."""
+    assert set(carried.target.length.tolist()) == {LENGTH}
+    assert set(transferred(segment_length=5).target.length.tolist()) == {5}
+
+
+def test_equal_seeds_draw_equal_windows(carried):
+    """The generator decides about windows and answers, and nothing else does."""
+    again, other = transferred(), transferred(seed=1)
+    assert np.array_equal(again.target.start, carried.target.start)
+    assert np.array_equal(some(again).p_first, some(carried).p_first)
+    assert not np.array_equal(other.target.start, carried.target.start)
+
+
+def test_answers_are_graded_by_confidence(carried):
+    """The first rater's least confidence is at least the next one's largest, and the text says so."""
+    found = some(carried, first_rater=3)
+    assert sorted(set(found.rater.tolist())) == [3, 4, 5, 6]
+    told = [json.loads(found.teacher[int((found.rater == rater).argmax())]) for rater in (3, 4, 5, 6)]
+    assert {text["name"] for text in told} == {TRANSFERRED}
+    assert {text["source"] for text in told} == {"here"}
+    bounds = [text["confidence"] for text in told]
+    assert all(above[0] >= below[1] for above, below in pairwise(bounds))
+    assert len(set(some(carried, grades=1).teacher)) == 1
+
+
+def test_a_smaller_share_is_surer(carried):
+    """All answers of the surest tenth are at least as confident as the least sure of the surest half."""
+    least = [json.loads(some(carried, share=share, grades=1).teacher[0])["confidence"][0] for share in (0.1, 0.5)]
+    assert least[0] > least[1]
+
+
+def test_hard_labels_are_the_sides_of_the_soft_ones(carried):
+    """hard rounds, and changes nothing else."""
+    soft, hard = some(carried), some(carried, hard=True)
+    assert np.array_equal(hard.p_first, soft.p_first > 0.5)
+    assert 0 < np.abs(soft.p_first - hard.p_first).max() < 0.5
+
+
+def test_no_pair_is_answered_twice(carried):
+    """Pairs are drawn without replacement; where fewer are allowed than wanted, all of them are."""
+    few = some(carried, share=0.1, comparisons=10_000)
+    assert len(few) == np.ceil(0.1 * 40 * 39 / 2)
+    places = np.stack([few.first.episode, few.first.start, few.second.episode, few.second.start], axis=1)
+    assert len(np.unique(places, axis=0)) == len(few)
+
+
+def test_own_labels_vote_and_stay(carried):
+    """The target's labels orient the alignment; the pairs that they answer are not answered again."""
+    given = answers(walks(2, size=3, turned=True), 20, seed=5)
+    with_own = transferred(target_answers=given)
+    assert "20 labels of the target: right" in " ".join(in_words(with_own))
+    _, first, second = compared_segments(given)
+    asked = {frozenset(pair) for pair in zip(first.tolist(), second.tolist(), strict=True)}
+    found = some(with_own, comparisons=10_000, share=1.0)
+    assert asked == {frozenset(pair) for pair in with_own.answered}
+    n = len(with_own.target)
+    assert len(found) <= n * (n - 1) / 2 - len(asked)
+    assert not asked & set(map(frozenset, numbers(with_own.target, found)))
+
+
+def numbers(windows, found):
+    """(first, second) of each answer, as numbers of these windows."""
+    number = {place: k for k, place in enumerate(places(windows))}
+    return [(number[a], number[b]) for a, b in zip(places(found.first), places(found.second), strict=True)]
+
+
+def places(refs):
+    return list(zip(refs.episode.tolist(), refs.start.tolist(), refs.length.tolist(), strict=True))
+
+
+def test_own_labels_that_contradict_refuse():
+    """Target labels that say the opposite throughout: nothing is answered."""
+    against = transferred(target_answers=answers(walks(2, size=3, turned=True), 20, seed=5, wrong=True))
+    with pytest.raises(InvalidData, match=r"refused.*upside down"):
+        some(against)
+
+
+def test_only_so_many_source_answers_are_used():
+    """Each of them brings at most two windows."""
+    assert len(transferred(source_comparisons=30).source) <= 60
+
+
+def test_segments_of_several_lengths_are_aligned():
+    """Each window is read over its own length."""
+    given = answers(walks(1))
+    short = SegmentRefs(given.first.episode, given.first.start, np.where(np.arange(len(given)) % 2, LENGTH, 6))
+    mixed = Preferences(short, given.second, given.p_first, given.rater, given.teacher, given.time)
+    found = transferred(answers=mixed)
+    assert np.nanmean(true_agreement(some(found), walks(2, size=3, turned=True))) > 0.9
+
+
+def test_features_of_a_window_do_not_see_its_padding():
+    """A short window has the same features alone and beside a longer one."""
+    episodes = walks(3, size=7)
+    alone = episodes.segments(SegmentRefs([0], [2], [5]))
+    beside = episodes.segments(SegmentRefs([1, 0], [0, 2], [11, 5]))
+    one, two = manipulation_features(alone, **FEATURES), manipulation_features(beside, **FEATURES)
+    assert np.array_equal(one.positions[0], two.positions[1])
+    assert np.array_equal(one.summaries[0], two.summaries[1])
+
+
+def test_motion_is_read_in_units_of_its_task():
+    """Columns in other units, and constant ones, change nothing."""
+    episodes = walks(3)
+    scaled = walks(3)
+    object.__setattr__(
+        scaled, "observations",
+        np.concatenate([1000 * scaled.observations, np.full_like(scaled.observations, 0.3)], axis=1),
+    )  # fmt: skip
+    refs = draw_windows(episodes.lengths, 20, LENGTH, np.random.default_rng(0))
+    one, two = (motion_features(e.segments(refs), points=3) for e in (episodes, scaled))
+    np.testing.assert_allclose(one.positions, two.positions, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.summaries, two.summaries, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"observations": 39}, InvalidData, "39 numbers, but the data have 7.*features=motion"),
+        ({"points": 1}, ConfigError, "features.points must be at least 2, but is 1"),
+        ({"near": [0.1]}, ConfigError, r"features.near must be two distances, but is \[0.1\]"),
+        ({"obj": [4, 5, 9]}, InvalidData, r"obj=\[4, 5, 9\] must be columns in \[0, 7\)"),
+    ],
+)
+def test_features_that_do_not_fit_are_named(changes, error, message):
+    """The argument, its value, and what is allowed."""
+    windows = walks(3, size=7).segments(SegmentRefs([0, 1], [0, 0], [5, 5]))
+    with pytest.raises(error, match=message):
+        manipulation_features(windows, **(FEATURES | changes))
+
+
+def test_windows_that_do_not_fit_are_named():
+    """A window longer than every episode, a constant task."""
+    with pytest.raises(InvalidData, match=r"0 windows of 13 steps.*longest episode 12 steps"):
+        transferred(segment_length=13)
+    still = walks(3)
+    object.__setattr__(still, "observations", np.ones_like(still.observations))
+    with pytest.raises(InvalidData, match="constant in all windows"):
+        motion_features(still.segments(SegmentRefs([0, 1], [0, 0], [5, 5])), points=3)
+
+
+def test_transfer_adds_ordinary_preferences(folders, capsys):
+    """`transfer` says why it trusts its labels, and they stand beside those that are there."""
+    source, target = folders
+    append_preferences(target, answers(walks(2, size=3, turned=True), 12, name="people"))
+    assert main(["transfer", source, target, "windows=40", "comparisons=50", "seed=1"]) == 0
+    said = capsys.readouterr().out
+    assert "verdict: accept (its labels may be used)" in said
+    assert "12 labels of the target: right" in said
+    assert "agree with the true reward" in said
+    assert "50 answers added, 62 in all" in said
+    found = read_preferences(target)
+    assert found.rater.tolist()[:12] == [0] * 12
+    assert set(found.rater.tolist()[12:]) == {1, 2, 3, 4}
+    told = json.loads(found.teacher[-1])
+    assert (told["source"], told["features"], told["method"], told["epsilon"], told["verdict"]) == (
+        source, "motion", "fused", 0.02, "accept",
+    )  # fmt: skip
+    assert len(not_transferred(found)) == 12
+
+
+def test_transferring_again_gives_other_answers(folders):
+    """Each call draws anew, and transferred answers do not vote on their own kind."""
+    source, target = folders
+    for _ in range(2):
+        assert main(["transfer", source, target, "windows=40", "comparisons=50"]) == 0
+    found = read_preferences(target)
+    assert len(found) == 100
+    assert not_transferred(found) is None
+    assert not np.array_equal(found.first.start[:50], found.first.start[50:])
+
+
+def test_a_refusal_writes_nothing(folders, capsys):
+    """Own labels say the opposite: the exit code is 1, the reasons are printed, and no file is made."""
+    source, target = folders
+    wrong = answers(walks(2, size=3, turned=True), 20, wrong=True)
+    append_preferences(target, wrong)
+    before = preferences_path(target).read_bytes()
+    assert main(["transfer", source, target, "windows=40"]) == 1
+    said = capsys.readouterr()
+    assert "verdict: refuse (its labels must not be used)" in said.out
+    assert said.err.startswith("prefrl: The transferred labels are refused: ")
+    assert "upside down" in said.err
+    assert preferences_path(target).read_bytes() == before
+    assert main(["transfer", source, target, "windows=40", "target_labels=false"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["windows=1"], "windows must be at least 2, but is 1"),
+        (["share=0.0"], "share must be in (0, 1], but is 0.0"),
+        (["grades=0"], "grades must be at least 1"),
+        (["labels=firm"], "labels"),
+        (["method=gromov", "alpha=0.3"], "alpha has no effect with method=gromov"),
+        (["solver=exact", "epsilon=0.1"], "epsilon has no effect with solver=exact"),
+        (["epsilon=0.0"], "epsilon must be at least"),
+        (["alpha=1.5"], "alpha must be in [0, 1]"),
+        (["features=smell"], "there is no such features"),
+        (["features.points=3"], "features.points"),
+    ],
+)
+def test_wrong_keys_are_named(folders, capsys, words, message):
+    """The key, its value, what is allowed; nothing is written."""
+    source, target = folders
+    assert main(["transfer", source, target, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not preferences_path(target).exists()
+
+
+def test_a_source_without_answers_is_named(folders, capsys):
+    """There is nothing to carry, and the message says how to get it."""
+    source, target = folders
+    assert main(["transfer", target, source]) == 1
+    assert "this dataset has no preferences yet. Make some with `prefrl label`" in capsys.readouterr().err
+
+
+def test_a_source_of_ties_is_named(folders, capsys):
+    """All ties say nothing."""
+    source, target = folders
+    given = answers(walks(1))
+    preferences_path(source).unlink()
+    append_preferences(
+        source,
+        Preferences(given.first, given.second, np.full(len(given), 0.5), given.rater, given.teacher, given.time),
+    )
+    assert main(["transfer", source, target]) == 1
+    assert "All source labels are ties" in capsys.readouterr().err
