@@ -61,6 +61,7 @@ def test_named_files_exist(page):
 def test_the_table_of_losses_is_complete():
     """README's table has every family of losses with the names of all its rows."""
     shown = dict(re.findall(r"^\| `prefrl/losses/(\w+)\.py` \| [^|]* \| ([^|]*) \|$", text("README.md"), re.MULTILINE))
+    assert f"papers of all {len(LOSSES)}:" in text("README.md")
     families: dict[str, list[str]] = {}
     for row in LOSSES.values():
         families.setdefault(row.family, []).append(row.name)
