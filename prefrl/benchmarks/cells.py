@@ -21,7 +21,7 @@ from typing import Any
 from prefrl.errors import PrefrlError
 from prefrl.files import read_json, write_json
 
-__all__ = ["Cell", "CellResult", "code_version", "run_cells"]
+__all__ = ["Cell", "CellResult", "code_version", "run_cells", "warn_of_old_code"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ def _train(cell: Cell, run: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "prefrl", *command], env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise PrefrlError(f"Cell {cell.folder} failed (exit code {done.returncode}):\n{done.stderr[-2000:]}")
+
+
+def warn_of_old_code(results: Sequence[CellResult]) -> None:
+    """Say so where kept cells were made by other code than this."""
+    old = sorted({r.code for r in results} - {code_version()})
+    if old:
+        print(f"note: some cells were made by other code versions ({', '.join(old)}); fresh=true makes them anew.")
 
 
 def code_version() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prefrl.benchmarks.cells import Cell, CellResult, code_version, run_cells
+from prefrl.benchmarks.cells import Cell, CellResult, run_cells, warn_of_old_code
 from prefrl.errors import ConfigError
 from prefrl.evaluation.intervals import nested_bootstrap
 from prefrl.progress import progress_bars
@@ -65,7 +65,7 @@ def run(
             fresh=fresh,
             show=lambda done, total: bars("cells", done, total),
         )
-    _warn_of_old_code(results)
+    warn_of_old_code(results)
     return table(
         results,
         tasks=tasks if "tasks" in groups else (),
@@ -77,12 +77,6 @@ def _cell(name: str, seed: int, experiment: str, arms: Sequence[str], extra: Seq
     """Final evaluation only: no curves, no videos."""
     shortened = ("recipe.evaluate_every=0", "recipe.video_arms=[]", f"recipe.arms=[{','.join(arms)}]")
     return Cell(name, seed, (f"experiment={experiment}", *shortened, *extra))
-
-
-def _warn_of_old_code(results: Sequence[CellResult]) -> None:
-    old = sorted({r.code for r in results} - {code_version()})
-    if old:
-        print(f"note: some cells were made by other code versions ({', '.join(old)}); fresh=true makes them anew.")
 
 
 def table(results: Sequence[CellResult], *, tasks: Sequence[str], variants: Mapping[str, str]) -> list[dict[str, Any]]:

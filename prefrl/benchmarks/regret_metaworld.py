@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prefrl.benchmarks.cells import Cell, CellResult, code_version, run_cells
+from prefrl.benchmarks.cells import Cell, CellResult, run_cells, warn_of_old_code
 from prefrl.benchmarks.findings import Finding, Progress, at_least
 from prefrl.benchmarks.offline import successes
 from prefrl.evaluation.intervals import nested_bootstrap
@@ -46,9 +46,7 @@ def train_metaworld(
         for seed in seeds
     ]  # fmt: skip
     results = run_cells(cells, folder=folder, workers=workers, fresh=fresh, show=show)
-    old = sorted({result.code for result in results} - {code_version()})
-    if old:
-        print(f"note: some cells were made by other code versions ({', '.join(old)}); fresh=true makes them anew.")
+    warn_of_old_code(results)
     return results
 
 
