@@ -9,6 +9,7 @@
     sb3_critic.py its critics as Q and V, for teachers
     online_sac.py, online_ppo.py  learn while they act, from a reward that may change
     online_env.py, online_experience.py, online_randomness.py, env_state.py  what these act in, keep, draw and save
+    kept_env.py   environments side by side, here or in processes of their own
 
 A learner is made by ``Learner(data=, action_low=, action_high=, seed=, **hyper_parameters)`` and improved by
 ``update(batch)``; one that acts by ``Learner(make_env=, seed=, **hyper_parameters)`` and ``collect(steps, reward=)``

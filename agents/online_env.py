@@ -1,97 +1,122 @@
-"""One environment that an agent acts in: what happened is kept, checked at once, and can be saved at any step.
+"""The environments that an agent acts in: what happened is kept, checked at once, and can be saved at any step.
 
-An episode's reset is put off to its first step, so that between two episodes the random generators say all. Several
-environments at once may come later.
+All act at once, one step each; an episode's reset is put off to its first step, so that between two episodes the random
+generators say all.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+import multiprocessing.connection
+import warnings
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv
 
-from agents.env_state import env_description, load_env_state, save_env_state, why_not_kept
+from agents.kept_env import Subprocesses, side_by_side
 from agents.online_experience import Experience
-from prefrl.errors import ConfigError, InvalidData
+from prefrl.errors import ConfigError, InvalidData, PrefrlError
+from prefrl.files import flatten, unflatten
 from prefrl.protocols import MakeEnv
-from prefrl.spaces import as_vector
 
 __all__ = ["OnlineEnv", "OnlySpaces", "losses_of"]
-
-DEFAULT_FPS = 30.0  # [1/s], for environments that do not say how fast they run
 
 
 class OnlineEnv:
     """make_env: its environment has Boxes of shape (n,) for observations and actions, the latter with finite bounds
-    seed: of its random numbers · name: of what acts.
+    seed: of its random numbers · name: of what acts · num_envs, subprocesses: as in ``agents.kept_env.side_by_side``.
     """
 
-    def __init__(self, make_env: MakeEnv, *, seed: int, name: str) -> None:
-        self.env = make_env(seed=seed)
-        self.id = env_description(self.env)["id"]
-        observations = self._box("observation_space")
-        self.actions = self._box("action_space")
+    def __init__(
+        self, make_env: MakeEnv, *, seed: int, name: str, num_envs: int = 1, subprocesses: Subprocesses = False
+    ) -> None:
+        self.envs = side_by_side(make_env, seed=seed, num_envs=num_envs, subprocesses=subprocesses)
+        self.num_envs = num_envs
+        observations, self.actions = self.envs.single_observation_space, self.envs.single_action_space
+        about = self.envs.get_attr("about")[0]
+        self.id = about["env"]["id"]
         if not np.isfinite([self.actions.low, self.actions.high]).all():
+            self.close()
             raise ConfigError(f"{name}: actions of {self.id} must have finite bounds, but are of {self.actions}.")
         self.spaces = OnlySpaces(observations, self.actions)
-        limit = self.env.spec.max_episode_steps if self.env.spec else None
         self.experience = Experience(
-            observations.shape[0],
-            self.actions.shape[0],
-            name=name,
-            env={**env_description(self.env), "max_steps": limit},
-            fps=float(self.env.metadata.get("render_fps") or DEFAULT_FPS),
+            observations.shape[0], self.actions.shape[0], name=name, num_envs=num_envs, **about
         )
-        self.in_episode = False
+        self.in_episode = np.zeros(num_envs, np.bool_)
 
     def observe(self) -> np.ndarray:
-        """(D,): where the agent is; the first state of a new episode if the last is over."""
-        if not self.in_episode:
-            self.experience.begin(self._checked(self.env.reset()[0]))
-            self.in_episode = True
-        return self.experience.observations[-1]
+        """(n, D): where the agent is; the first state of a new episode where the last is over."""
+        if not self.in_episode.all():
+            beginning = ~self.in_episode
+            observations, infos = self._ask("reset", options={"reset_mask": beginning.copy()})
+            self._check(observations, np.zeros(self.num_envs), infos)
+            for which in np.flatnonzero(beginning).tolist():
+                self.experience.begin(observations[which], which)
+            self.in_episode[:] = True
+        return self.experience.present
 
-    def step(self, action: np.ndarray) -> Literal["goes on", "terminated", "truncated"]:
-        """Apply an action (A,) of the action space; ``observe`` comes before."""
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-        except ArithmeticError as error:
-            raise InvalidData(f"{self._where()} failed: {error}") from error
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Apply actions (n, A) of the action space; ``observe`` comes before. Who (n,) ended, and ran out of time."""
+        observations, rewards, terminated, truncated, infos = self._ask("step", actions)
+        self._check(observations, rewards, infos)
         self.experience.add(
-            action,
-            self._checked(observation, reward),
-            true_reward=float(reward),
-            success=bool(info.get("success", False)),
-            terminated=bool(terminated),
+            actions,
+            observations,
+            true_reward=rewards,
+            success=infos.get("success", np.zeros(self.num_envs)),
+            terminated=terminated,
         )
-        self.in_episode = not (terminated or truncated)
-        if not self.in_episode:
-            self.experience.end()
-        return "terminated" if terminated else "truncated" if truncated else "goes on"
+        self.in_episode = ~(terminated | truncated)
+        for which in np.flatnonzero(~self.in_episode).tolist():
+            self.experience.end(which)
+        return terminated, truncated & ~terminated
 
     @property
     def saveable(self) -> bool:
         """Whether ``state_dict`` can be had now: always, but for environments that cannot be kept in an episode."""
-        return not self.in_episode or why_not_kept(self.env) is None
+        return not any(self._ask("get_attr", "sealed"))
 
     def state_dict(self) -> dict[str, Any]:
-        state = save_env_state(self.env, between_episodes=not self.in_episode)
-        if state is None:
+        why = next(filter(None, self._ask("get_attr", "sealed")), None)
+        if why is not None:
             raise ConfigError(
-                f"The state of {self.id} cannot be kept in the middle of an episode ({why_not_kept(self.env)}). "
+                f"The state of {self.id} cannot be kept in the middle of an episode ({why}). "
                 "Save at the end of an episode, when saveable is true."
             )
-        return {"env": state, "in_episode": self.in_episode, "experience": self.experience.state_dict()}
+        kept = self._ask("get_attr", "kept")
+        return {
+            "envs": [
+                unflatten({name: torch.from_numpy(array) for name, array in arrays.items()}, plain)
+                for _, arrays, plain in kept
+            ],
+            "in_episode": self.in_episode.tolist(),
+            "experience": self.experience.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.experience.load_state_dict(state["experience"])
-        load_env_state(self.env, state["env"])
-        self.in_episode = state["in_episode"]
+        self._ask("reset")  # what Gymnasium remembers of an episode that was over
+        kept = []
+        for in_episode, env in zip(state["in_episode"], state["envs"], strict=True):
+            tensors, plain = flatten(env)
+            kept.append((in_episode, {name: tensor.numpy() for name, tensor in tensors.items()}, plain))
+        self._ask("set_attr", "kept", kept)
+        self.in_episode = np.array(state["in_episode"])
 
     def close(self) -> None:
-        self.env.close()
+        """End the environments, and their processes; more than once does no harm."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a step that was interrupted
+                self.envs.close(**({"timeout": 5} if isinstance(self.envs, AsyncVectorEnv) else {}))
+        except (EOFError, OSError):  # a process that is no more cannot be told
+            self.envs.closed = True
+            for process in self.envs.processes:
+                process.terminate()
+                process.join()
 
     def metrics(self, first_episode: int) -> dict[str, float]:
         """Counts so far; mean length, true return and success of the episodes from ``first_episode`` on, if any."""
@@ -105,29 +130,45 @@ class OnlineEnv:
             found["success"] = float(np.logical_or.reduceat(recent.success, begins).mean())
         return found
 
-    def _where(self) -> str:
-        experience = self.experience
-        step = experience.steps - int(experience.lengths.sum()) if self.in_episode else 0
-        return f"{self.id}: step {step} of episode {len(experience.lengths)} (step {experience.steps} of all)"
+    def _ask(self, what: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the environments; what they, or their processes, die of is told with their number."""
+        try:
+            return getattr(self.envs, what)(*arguments, **options)
+        except (EOFError, OSError) as error:
+            if not isinstance(self.envs, AsyncVectorEnv):
+                raise
+            processes = self.envs.processes
+            multiprocessing.connection.wait([process.sentinel for process in processes], timeout=5)
+            ended = [which for which, process in enumerate(processes) if not process.is_alive()]
+            codes = [processes[which].exitcode for which in ended]
+            self.close()
+            raise PrefrlError(
+                f"{self.id}: the process of environment {ended} of {self.num_envs} ended with code {codes}. Of -9, "
+                "memory is the most frequent reason; lower num_envs."
+            ) from error
 
-    def _checked(self, observation: Any, reward: Any = 0.0) -> np.ndarray:
-        """(D,) float32; NaN is an error now, not when a network has learned from it."""
-        vector = as_vector(observation)
-        for what, values in (("the observation", vector), ("the reward", np.asarray(reward, dtype=np.float32))):
-            if not np.isfinite(values).all():
-                raise InvalidData(
-                    f"{self._where()} gave NaN or infinity: {what} is {np.array2string(values, threshold=8)}. "
-                    "Find out why the environment made it."
-                )
-        return vector
-
-    def _box(self, which: str) -> gym.spaces.Box:
-        """A space as float32, in which everything is kept."""
-        space = getattr(self.env, which)
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise ConfigError(f"{self.id}: {which} must be a Box of shape (n,), but is {space}. Choose another env=….")
+    def _check(self, observations: np.ndarray, rewards: np.ndarray, infos: dict[str, Any]) -> None:
+        """NaN is an error now, not when a network has learned from it; after any, the environments are closed."""
         with np.errstate(over="ignore"):
-            return gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+            wrong = ~(np.isfinite(observations).all(1) & np.isfinite(rewards.astype(np.float32)))
+        if not wrong.any():
+            return
+        which = int(np.flatnonzero(wrong)[0])
+        self.close()
+        if infos.get("_error", wrong & False)[which]:
+            raise InvalidData(f"{self._where(which)} failed: {infos['error'][which]}")
+        seen, paid = observations[which], rewards[which : which + 1]
+        what, values = ("the reward", paid) if np.isfinite(seen).all() else ("the observation", seen)
+        raise InvalidData(
+            f"{self._where(which)} gave NaN or infinity: {what} is {np.array2string(values, threshold=8)}. "
+            "Find out why the environment made it."
+        )
+
+    def _where(self, which: int) -> str:
+        finished, steps = self.experience.so_far(which)
+        name = self.id if self.num_envs == 1 else f"{self.id}, environment {which} of {self.num_envs}"
+        step, total = steps if self.in_episode[which] else 0, self.experience.steps + which
+        return f"{name}: step {step} of episode {finished} (step {total} of all)"
 
 
 class OnlySpaces(gym.Env):

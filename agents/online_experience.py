@@ -1,7 +1,9 @@
 """Every step that an agent has made, once: for its own learning, for queries and for metrics.
 
-Letters: N steps so far, E finished episodes, B batch, D observation, A action. Episodes lie one after the other, each
-with its end state, so that an episode of T steps has T + 1 observations, and what follows a step is the next row.
+Letters: N steps so far, E finished episodes, n environments, B batch, D observation, A action. Steps lie in the order
+of time, those of several environments in turn: step t is of environment t mod n, and its episode goes on at t + n.
+Observations do so too; an episode of T steps has T + 1 of them, and each step knows the two rows that it leads from
+and to. Finished episodes are numbered as they ended, those of one moment by environment; a number never changes.
 
 Two rewards are kept apart. ``rewards`` is what the agent learns from, written by ``reward_steps`` only.
 ``true_reward`` is the environment's own: teachers and metrics read it from ``episodes()``, a learner does not, unless
@@ -39,7 +41,10 @@ class Steps(NamedTuple):
 
 
 class FinishedEpisodes(NamedTuple):
-    """E episodes in the form, and by the names, of ``prefrl.data.dataset.Episodes``; read-only views."""
+    """E episodes, one after the other, in the form and by the names of ``prefrl.data.dataset.Episodes``.
+
+    Read-only: of one environment they are views, of several copies.
+    """
 
     observations: np.ndarray  # (N+E, D) float32
     actions: np.ndarray  # (N, A) float32
@@ -60,11 +65,13 @@ class _Rows:
         self._array: np.ndarray = np.zeros((ROWS, *shape), dtype)
         self._n = 0
 
-    def append(self, value: Any) -> None:
-        if self._n == len(self._array):
+    def append(self, values: Any) -> None:
+        """One row, or several."""
+        rows = np.reshape(values, (-1, *self._array.shape[1:]))
+        while self._n + len(rows) > len(self._array):
             self._array = np.concatenate([self._array, np.zeros_like(self._array)])
-        self._array[self._n] = value
-        self._n += 1
+        self._array[self._n : self._n + len(rows)] = rows
+        self._n += len(rows)
 
     @property
     def all(self) -> np.ndarray:
@@ -82,21 +89,33 @@ class _Rows:
 
 class Experience:
     """observation_size, action_size: D and A · name: of what acts, in ``episodes()``
-    env: of ``prefrl.data.dataset.Episodes``, JSON · fps: steps per second [1/s].
+    env: of ``prefrl.data.dataset.Episodes``, JSON · fps: steps per second [1/s] · num_envs: n, side by side.
     """
 
-    def __init__(self, observation_size: int, action_size: int, *, name: str, env: dict[str, Any], fps: float) -> None:
-        self.name, self.env, self.fps = name, env, fps
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        name: str,
+        env: dict[str, Any],
+        fps: float,
+        num_envs: int = 1,
+    ) -> None:
+        self.name, self.env, self.fps, self.num_envs = name, env, fps, num_envs
         self._columns = {
-            "observations": _Rows((observation_size,), np.float32),  # N+E rows, and one more in an episode
+            "observations": _Rows((observation_size,), np.float32),  # N+E rows, and one more of each open episode
             "actions": _Rows((action_size,), np.float32),
             "rewards": _Rows((), np.float32),
             "true_reward": _Rows((), np.float32),
             "success": _Rows((), np.bool_),
             "terminated": _Rows((), np.bool_),
-            "episode": _Rows((), np.int64),  # of each step, so that step t sees row t + episode
+            "row": _Rows((), np.int64),  # of the observations, that each step sees
+            "next_row": _Rows((), np.int64),  # that it leads to
             "lengths": _Rows((), np.int64),  # of finished episodes
+            "first_step": _Rows((), np.int64),  # of theirs
         }
+        self._open = np.zeros((2, num_envs), np.int64)  # present row, and first step, of each environment's episode
 
     def __getattr__(self, name: str) -> np.ndarray:
         """The rows of a column so far, as a view."""
@@ -109,37 +128,55 @@ class Experience:
         """N."""
         return len(self.actions)
 
-    def begin(self, observation: np.ndarray) -> None:
-        """An episode begins at ``observation`` (D,)."""
+    @property
+    def present(self) -> np.ndarray:
+        """(n, D): where each environment is, if it is in an episode."""
+        return self.observations[self._open[0]]
+
+    def begin(self, observation: np.ndarray, which: int = 0) -> None:
+        """An episode of environment ``which`` begins at ``observation`` (D,)."""
+        self._open[:, which] = len(self.observations), self.steps + which
         self._columns["observations"].append(observation)
 
     def add(
-        self, action: np.ndarray, observation: np.ndarray, *, true_reward: float, success: bool, terminated: bool
+        self, actions: np.ndarray, observations: np.ndarray, *, true_reward: Any, success: Any, terminated: Any
     ) -> None:
-        """``action`` (A,) led to ``observation`` (D,); its reward is 0 until ``reward_steps``."""
+        """A step of every environment: ``actions`` (n, A) led to ``observations`` (n, D); the others are (n,).
+
+        The reward is 0 until ``reward_steps``.
+        """
+        next_row = len(self.observations) + np.arange(self.num_envs)
         values = {
-            "observations": observation,
-            "actions": action,
-            "rewards": 0.0,
+            "observations": observations,
+            "actions": actions,
+            "rewards": np.zeros(self.num_envs),
             "true_reward": true_reward,
             "success": success,
             "terminated": terminated,
-            "episode": len(self.lengths),
+            "row": self._open[0],
+            "next_row": next_row,
         }
         for name, value in values.items():
             self._columns[name].append(value)
+        self._open[0] = next_row
 
-    def end(self) -> None:
-        """The episode is over, by a terminal state or by its time limit."""
-        self._columns["lengths"].append(self.steps - int(self.lengths.sum()))
+    def end(self, which: int = 0) -> None:
+        """The episode of environment ``which`` is over, by a terminal state or by its time limit."""
+        first = self._open[1, which]
+        self._columns["lengths"].append((self.steps + which - first) // self.num_envs)
+        self._columns["first_step"].append(first)
+
+    def so_far(self, which: int) -> tuple[int, int]:
+        """Finished episodes of environment ``which``, and steps since the present one began."""
+        finished = int((self.first_step % self.num_envs == which).sum())
+        return finished, int(self.steps + which - self._open[1, which]) // self.num_envs
 
     def at(self, steps: np.ndarray) -> Steps:
         """The steps of these indices (B,)."""
-        row = steps + self.episode[steps]
         return Steps(
-            self.observations[row],
+            self.observations[self.row[steps]],
             self.actions[steps],
-            self.observations[row + 1],
+            self.observations[self.next_row[steps]],
             self.terminated[steps].astype(np.float32),
             self.rewards[steps],
         )
@@ -164,28 +201,46 @@ class Experience:
                 f"There is no finished episode from number {first} on: {len(self.lengths)} have ended in "
                 f"{self.steps} steps. Collect more steps first."
             )
-        begin = int(self.lengths[:first].sum())
-        end = begin + int(lengths.sum())
+        steps, rows, last = self._where(first)
         E = len(lengths)
         return FinishedEpisodes(
-            observations=self.observations[begin + first : end + first + E],
-            actions=self.actions[begin:end],
-            true_reward=self.true_reward[begin:end],
-            success=self.success[begin:end],
+            observations=self.observations[rows],
+            actions=self.actions[steps],
+            true_reward=self.true_reward[steps],
+            success=self.success[steps],
             lengths=lengths,
-            terminated=self.terminated[begin + np.cumsum(lengths) - 1],
+            terminated=self.terminated[last],
             behavior=(self.name,) * E,
             seeds=np.full(E, -1),
             env=self.env,
             fps=self.fps,
         )
 
+    def _where(self, first: int) -> tuple[Any, Any, np.ndarray]:
+        """Steps and rows of the finished episodes from ``first`` on, one after the other; and their last steps (E,)."""
+        begins, lengths = self.first_step[first:], self.lengths[first:]
+        last, ends = begins + self.num_envs * (lengths - 1), lengths.cumsum()
+        if self.num_envs == 1:  # they lie as they are asked for
+            return slice(begins[0], last[-1] + 1), slice(self.row[begins[0]], self.next_row[last[-1]] + 1), last
+        within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+        steps = np.repeat(begins, lengths) + self.num_envs * within
+        return steps, np.insert(self.row[steps], ends, self.next_row[last]), last
+
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(column.all.copy()) for name, column in self._columns.items()}
+        columns = {name: torch.from_numpy(column.all.copy()) for name, column in self._columns.items()}
+        return columns | {"open": torch.from_numpy(self._open.copy())}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if set(state) != {*self._columns, "open"}:
+            raise DamagedFile("The saved experience was written by another version of this package. Train anew.")
+        if state["open"].shape[1] != self.num_envs:
+            raise DamagedFile(
+                f"The saved experience is of {state['open'].shape[1]} environments side by side, but here are "
+                f"{self.num_envs}. Resume with num_envs of the saved run."
+            )
         for name, column in self._columns.items():
             column.replace(name, state[name].numpy())
+        self._open = state["open"].numpy().copy()
 
 
 def rewards_of(reward: RewardFunction, steps: Steps) -> np.ndarray:

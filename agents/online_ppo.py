@@ -6,22 +6,26 @@ random numbers are ours. A rollout is rewarded when it is complete, in one batch
 between two rollouts nothing but the policy and the environment goes on, and a state can be saved there: a killed run
 continues to bitwise the same numbers, on one machine with as many threads.
 
-With ``reward="env"`` it is Stable-Baselines3's PPO with one environment, bitwise. B-Pref's has 16 or 32 environments,
-normalizes observations and explores by noise that depends on the state; this one does not.
+With ``reward="env"`` it is Stable-Baselines3's PPO with as many environments, schedules included, bitwise but for one
+rounding of what follows a time limit. B-Pref's, in 16 or 32 environments, normalizes observations and explores by noise
+that depends on the state; this one does not.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
+from agents.kept_env import Subprocesses
 from agents.online_env import OnlineEnv, losses_of
 from agents.online_experience import FinishedEpisodes, Reward, RewardFunction, Steps, rewards_of
 from agents.online_randomness import OwnRandomness
@@ -29,7 +33,10 @@ from agents.sb3 import SB3Policy
 from prefrl.errors import ConfigError, DamagedFile
 from prefrl.protocols import MakeEnv
 
-__all__ = ["OnlinePPO"]
+__all__ = ["OnlinePPO", "Schedule"]
+
+Schedule = Literal["constant", "linear"]
+"""As it is, or falling linearly to 0 at ``schedule_steps``, as Stable-Baselines3 counts what remains."""
 
 
 class OnlinePPO:
@@ -44,6 +51,8 @@ class OnlinePPO:
         *,
         make_env: MakeEnv,
         seed: int,
+        num_envs: int = 1,
+        subprocesses: Subprocesses = "auto",
         rollout_steps: int = 2048,
         epochs: int = 10,
         batch_size: int = 64,
@@ -51,26 +60,34 @@ class OnlinePPO:
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip: float = 0.2,
+        clip_schedule: Schedule = "constant",
+        lr_schedule: Schedule = "constant",
+        schedule_steps: int | None = None,
+        explore_epochs: int | None = None,
         entropy_weight: float = 0.0,
         value_weight: float = 0.5,
         max_grad_norm: float = 0.5,
         hidden: Sequence[int] = (64, 64),
     ) -> None:
         _require_ranges(rollout_steps, epochs, batch_size, lr, gamma, gae_lambda, clip)
-        self.rollout_steps = rollout_steps
-        self.world = OnlineEnv(make_env, seed=seed, name="OnlinePPO")
+        _require_schedules({"clip_schedule": clip_schedule, "lr_schedule": lr_schedule}, schedule_steps, explore_epochs)
+        self.rollout_steps, self.schedule_steps = rollout_steps, schedule_steps
+        self.epochs, self.explore_epochs = epochs, epochs if explore_epochs is None else explore_epochs
+        if rollout_steps % max(num_envs, 1):
+            raise ConfigError(f"OnlinePPO: rollout_steps={rollout_steps} must be a multiple of num_envs={num_envs}.")
+        self.world = OnlineEnv(make_env, seed=seed, name="OnlinePPO", num_envs=num_envs, subprocesses=subprocesses)
         self.randomness = OwnRandomness(seed)
         with self.randomness.in_place():
             self.model = PPO(
                 "MlpPolicy",
-                self.world.spaces,
-                learning_rate=lr,
-                n_steps=rollout_steps,
+                DummyVecEnv([partial(copy.copy, self.world.spaces)] * num_envs),
+                learning_rate=_scheduled(lr, lr_schedule),
+                n_steps=rollout_steps // num_envs,
                 batch_size=batch_size,
                 n_epochs=epochs,
                 gamma=gamma,
                 gae_lambda=gae_lambda,
-                clip_range=clip,
+                clip_range=_scheduled(clip, clip_schedule),
                 ent_coef=entropy_weight,
                 vf_coef=value_weight,
                 max_grad_norm=max_grad_norm,
@@ -86,6 +103,11 @@ class OnlinePPO:
         return self.world.experience.steps
 
     @property
+    def step_multiple(self) -> int:
+        """What steps to ``collect`` must be a multiple of: it pauses between rollouts only."""
+        return self.rollout_steps
+
+    @property
     def saveable(self) -> bool:
         """Whether ``state_dict`` can be had now: always, but for environments that cannot be kept in an episode."""
         return self.world.saveable
@@ -96,19 +118,24 @@ class OnlinePPO:
         """Act for so many environment steps, a multiple of ``rollout_steps``, and learn after each rollout.
 
         reward: (B, D), (B, A) → (B,) with the actions that were executed; "env" is the environment's own; None is 0
-        batch_reward: likewise, learned from in place of what is written beside the steps. Returns metrics.
+        batch_reward: likewise, learned from in place of what is written beside the steps; without a ``reward`` it is
+        exploration, with ``explore_epochs``. Returns metrics.
         """
         if steps % self.rollout_steps:
             raise ConfigError(f"OnlinePPO: steps must be a multiple of {self.rollout_steps}, a rollout; got {steps}.")
         first_episode = len(self.world.experience.lengths)
+        exploring = reward is None and batch_reward is not None
+        self.model.n_epochs = self.explore_epochs if exploring else self.epochs
         with self.randomness.in_place():
             for _ in range(steps // self.rollout_steps):
                 self._roll_out(reward, batch_reward)
+                if self.schedule_steps is not None:
+                    self.model._current_progress_remaining = max(0.0, 1.0 - self.steps / self.schedule_steps)
                 self.model.train()
         return {**self.world.metrics(first_episode), **losses_of(self.model)}
 
     def relabel(self, reward: Reward) -> None:
-        """Nothing: a rollout is learned from once, with the reward of its time."""
+        """Nothing: a rollout is rewarded as a whole, learned from and gone, so none is left with an older reward."""
 
     def reset_critic(self) -> None:
         """New weights for V and no memory of them in the optimizer: B-Pref's, once its unsupervised phase is over."""
@@ -160,28 +187,45 @@ class OnlinePPO:
     def _roll_out(self, reward: Reward, batch_reward: RewardFunction | None) -> None:
         """Step 1: act. Step 2: reward the whole rollout. Step 3: advantages."""
         experience, policy, buffer = self.world.experience, self.model.policy, self.model.rollout_buffer
-        box, first, truncated = self.world.actions, experience.steps, []
+        box, first, out_of_time = self.world.actions, experience.steps, []
         policy.set_training_mode(False)
         buffer.reset()
-        for step in range(self.rollout_steps):
-            begins = not self.world.in_episode
-            observation = self.world.observe()
-            action, value, log_prob = policy(torch.from_numpy(observation[None]))
-            how = self.world.step(np.clip(action.numpy()[0], box.low, box.high))
-            buffer.add(observation, action.numpy(), np.zeros(1), np.array([begins]), value, log_prob)
-            if how == "truncated":
-                truncated.append(step)
+        while not buffer.full:
+            begins = ~self.world.in_episode
+            observations = self.world.observe()
+            actions, values, log_probs = policy(torch.from_numpy(observations))
+            _, truncated = self.world.step(np.clip(actions.numpy(), box.low, box.high))
+            buffer.add(observations, actions.numpy(), np.zeros(len(begins)), begins, values, log_probs)
+            out_of_time.append(truncated)
 
         rewards, rollout = experience.reward_steps(first, reward), np.arange(first, experience.steps)
-        buffer.rewards[:, 0] = rewards if batch_reward is None else rewards_of(batch_reward, experience.at(rollout))
-        for step in truncated:  # a time limit is no end: what would have followed counts
-            buffer.rewards[step, 0] += self.model.gamma * self._value(experience.at(np.array([first + step])))
-        last = policy.predict_values(torch.from_numpy(experience.observations[-1:]))
-        buffer.compute_returns_and_advantage(last, np.array([not self.world.in_episode]))
+        given = rewards if batch_reward is None else rewards_of(batch_reward, experience.at(rollout))
+        buffer.rewards[:] = given.reshape(buffer.rewards.shape)
+        for step, which in np.argwhere(out_of_time):  # a time limit is no end: what would have followed counts
+            at = experience.at(rollout.reshape(buffer.rewards.shape)[step, which, None])
+            buffer.rewards[step, which] += self.model.gamma * self._value(at)
+        last = policy.predict_values(torch.from_numpy(experience.present))
+        buffer.compute_returns_and_advantage(last, ~self.world.in_episode)
 
     def _value(self, step: Steps) -> float:
         """V of where a step led."""
         return float(self.model.policy.predict_values(torch.from_numpy(step.next_observations)))
+
+
+def _scheduled(value: float, schedule: Schedule) -> float | Callable[[float], float]:
+    """As Stable-Baselines3 takes it: a number, or a function of the share of the steps that remains, 1 to 0."""
+    return value if schedule == "constant" else lambda remaining: remaining * value
+
+
+def _require_schedules(schedules: dict[str, Schedule], schedule_steps: int | None, explore_epochs: int | None) -> None:
+    for name, schedule in schedules.items():
+        if schedule not in get_args(Schedule):
+            raise ConfigError(f"OnlinePPO: {name} must be one of {', '.join(get_args(Schedule))}, but is {schedule!r}.")
+        if schedule == "linear" and schedule_steps is None:
+            raise ConfigError(f"OnlinePPO: {name}=linear needs schedule_steps, the steps until it is 0.")
+    for name, number in {"schedule_steps": schedule_steps, "explore_epochs": explore_epochs}.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"OnlinePPO: {name} must be >= 1 or null, but is {number}.")
 
 
 def _require_ranges(

@@ -32,6 +32,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
 from agents.env_state import pack, unpack
+from agents.kept_env import Subprocesses
 from agents.online_env import OnlineEnv, losses_of
 from agents.online_experience import Experience, FinishedEpisodes, Reward, RewardFunction, rewards_of
 from agents.online_randomness import OwnRandomness
@@ -54,6 +55,8 @@ class OnlineSAC:
         *,
         make_env: MakeEnv,
         seed: int,
+        num_envs: int = 1,
+        subprocesses: Subprocesses = "auto",
         learning_starts: int = 1000,
         train_every: int = 1,
         gradient_steps: int = 1,
@@ -76,7 +79,7 @@ class OnlineSAC:
         _require_ranges(counts, learning_starts, reset_updates, lr, gamma, polyak, temperature)
         self.learning_starts, self.train_every, self.gradient_steps = learning_starts, train_every, gradient_steps
         self.batch_size, self.reset_updates = batch_size, reset_updates
-        self.world = OnlineEnv(make_env, seed=seed, name="OnlineSAC")
+        self.world = OnlineEnv(make_env, seed=seed, name="OnlineSAC", num_envs=num_envs, subprocesses=subprocesses)
         self.rng = np.random.default_rng(seed)  # of the random actions and of what is replayed
         self.randomness = OwnRandomness(seed)  # of the policy's noise and the initial weights
         with self.randomness.in_place():
@@ -102,6 +105,11 @@ class OnlineSAC:
         return self.world.experience.steps
 
     @property
+    def step_multiple(self) -> int:
+        """What steps to ``collect`` must be a multiple of: every environment makes one."""
+        return self.world.num_envs
+
+    @property
     def saveable(self) -> bool:
         """Whether ``state_dict`` can be had now: always, but for environments that cannot be kept in an episode."""
         return self.world.saveable
@@ -109,18 +117,22 @@ class OnlineSAC:
     def collect(
         self, steps: int, *, reward: Reward = None, batch_reward: RewardFunction | None = None
     ) -> dict[str, float]:
-        """Act and learn for so many environment steps; returns metrics.
+        """Act and learn for so many steps of all environments, a multiple of ``step_multiple``; returns metrics.
 
         reward: (B, D), (B, A) → (B,), written beside each new step; "env" is the environment's own; None is 0
         batch_reward: likewise, computed for each sampled batch in place of what is written.
         """
         experience, first_episode = self.world.experience, len(self.world.experience.lengths)
+        if steps % self.step_multiple:
+            raise ConfigError(f"OnlineSAC: steps must be a multiple of num_envs={self.step_multiple}; got {steps}.")
         with self.randomness.in_place():
-            for _ in range(steps):
+            for first in range(self.steps, self.steps + steps, self.step_multiple):
                 self._act()
-                experience.reward_steps(experience.steps - 1, reward)
-                if experience.steps > self.learning_starts and experience.steps % self.train_every == 0:
-                    self._train(self.gradient_steps, batch_reward)
+                experience.reward_steps(first, reward)
+                learned = max(first, self.learning_starts)  # steps whose updates were made, or are left out
+                updates = max(0, self.steps // self.train_every - learned // self.train_every)
+                if updates:
+                    self._train(updates * self.gradient_steps, batch_reward)
         return {**self.world.metrics(first_episode), **losses_of(self.model)}
 
     def relabel(self, reward: Reward, *, batch_size: int = 8192) -> None:
@@ -152,7 +164,7 @@ class OnlineSAC:
     def states(self) -> Tensor:
         """(M, D): a view of all states that may be replayed, end states and the present one too; for novelty."""
         experience, first = self.world.experience, self.replay.first
-        row = first + experience.episode[first] if experience.steps else 0
+        row = experience.row[first : first + self.world.num_envs].min() if experience.steps else 0
         return torch.from_numpy(experience.observations[row:])
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,12 +199,12 @@ class OnlineSAC:
         self.world.close()
 
     def _act(self) -> None:
-        observation, box = self.world.observe(), self.world.actions
+        observations, box = self.world.observe(), self.world.actions
         if self.steps < self.learning_starts:
-            action = self.rng.uniform(box.low, box.high).astype(np.float32)
+            actions = self.rng.uniform(box.low, box.high, (len(observations), *box.shape)).astype(np.float32)
         else:
-            action, _ = self.model.policy.predict(observation)
-        self.world.step(action)
+            actions, _ = self.model.policy.predict(observations)
+        self.world.step(actions)
 
     def _train(self, gradient_steps: int, batch_reward: RewardFunction | None) -> None:
         self.replay.batch_reward = batch_reward

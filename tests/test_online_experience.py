@@ -58,6 +58,47 @@ def test_steps_are_what_was_added(lengths, unfinished, batch_size):
         np.testing.assert_array_equal(episodes.actions, [a for _, a, _, _ in steps[: sum(lengths)]])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=4), st.integers(1, 20))
+def test_environments_side_by_side_are_told_apart(lengths, rounds):
+    """Each step leads to the next of its own episode; finished episodes are whole, in the order of their ends, and
+    keep their numbers; a file goes on. Episodes repeat these lengths; an observation is environment, episode, time."""
+    n, E = len(lengths), [0] * len(lengths)
+    experience, time, ended, told = Experience(3, 1, name="a", env={}, fps=1.0, num_envs=n), [0] * n, [], []
+    for now in range(rounds):
+        for which in range(n):
+            if time[which] == 0:
+                experience.begin(np.array([which, E[which], 0]), which)
+        np.testing.assert_array_equal(experience.present, [[w, E[w], time[w]] for w in range(n)])
+        assert [experience.so_far(which) for which in range(n)] == [(E[w], time[w]) for w in range(n)]
+        after = np.array([[w, E[w], time[w] + 1] for w in range(n)])
+        over = [time[w] + 1 == lengths[w][E[w] % len(lengths[w])] for w in range(n)]
+        experience.add(np.full((n, 1), now), after, true_reward=after[:, 2], success=np.zeros(n), terminated=over)
+        for which in range(n):
+            time[which] += 1
+            if over[which]:
+                experience.end(which)
+                ended.append((which, E[which], time[which]))
+                time[which], E[which] = 0, E[which] + 1
+        if now == rounds // 2:
+            told = list(ended)
+            loaded = Experience(3, 1, name="a", env={}, fps=1.0, num_envs=n)
+            loaded.load_state_dict(experience.state_dict())
+            experience = loaded
+    steps = experience.at(np.arange(n * rounds))
+    np.testing.assert_array_equal(steps.next_observations - steps.observations, [[0, 0, 1]] * (n * rounds))
+    np.testing.assert_array_equal(steps.observations[:, 0], np.tile(np.arange(n), rounds))
+    if ended:
+        for first in range(len(ended)):
+            found = Episodes(**experience.episodes(first)._asdict())
+            assert found.lengths.tolist() == [length for _, _, length in ended[first:]]
+            expected = [[which, number, t] for which, number, length in ended[first:] for t in range(length + 1)]
+            np.testing.assert_array_equal(found.observations, expected)
+            np.testing.assert_array_equal(found.true_reward, [t for *_, t in expected if t > 0])
+            assert found.terminated.all()
+        assert ended[: len(told)] == told
+
+
 def test_views_stay_as_they_are():
     """Episodes that were given out do not change while their arrays grow, and a file keeps them all."""
     rng = np.random.default_rng(0)

@@ -141,3 +141,48 @@ def test_states_are_all_so_far():
     learner.collect(64)
     assert len(learner.states()) == 64 + 1 + 1  # one episode has ended, one goes on
     assert np.shares_memory(learner.states().numpy(), learner.world.experience.observations)
+
+
+def test_linear_schedules_are_those_of_stable_baselines3():
+    """Clip range and learning rate fall to 0 over the steps: bitwise the same weights, in one call or in three."""
+    ours = small(clip=0.4, clip_schedule="linear", lr_schedule="linear", schedule_steps=192)
+    for _ in range(3):
+        ours.collect(64, reward="env")
+    theirs = PPO(
+        "MlpPolicy", Corridor(), n_steps=64, batch_size=16, n_epochs=3, policy_kwargs={"net_arch": [16]}, seed=0,
+        device="cpu", clip_range=lambda left: 0.4 * left, learning_rate=lambda left: 3e-4 * left,
+    ).learn(192)  # fmt: skip
+    found = ours.model.policy.state_dict()
+    assert [name for name, w in theirs.policy.state_dict().items() if not torch.equal(w, found[name])] == []
+
+
+def test_beyond_its_steps_a_schedule_stays_at_0():
+    """A learning rate of 0 changes nothing more."""
+    learner = small(lr_schedule="linear", schedule_steps=64)
+    before = learner.model.policy.action_net.weight.clone()
+    learner.collect(128, reward="env")
+    assert torch.equal(learner.model.policy.action_net.weight, before)
+
+
+def test_exploration_may_have_more_passes():
+    """explore_epochs while only a batch reward is given; epochs once there is a reward."""
+    learner = small(explore_epochs=7)
+    learner.collect(64, reward=None, batch_reward=lambda s, a: s[:, 0])
+    assert learner.model._n_updates == 7
+    learner.collect(64, reward=lambda s, a: s[:, 0], batch_reward=lambda s, a: s[:, 0])
+    assert learner.model._n_updates == 7 + 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"clip_schedule": "cosine"}, "clip_schedule must be one of constant, linear"),
+        ({"lr_schedule": "linear"}, "lr_schedule=linear needs schedule_steps"),
+        ({"schedule_steps": 0}, "schedule_steps must be >= 1 or null, but is 0"),
+        ({"explore_epochs": 0}, "explore_epochs must be >= 1 or null, but is 0"),
+    ],
+)
+def test_wrong_schedules_are_named(wrong, message):
+    """The key and what is allowed."""
+    with pytest.raises(ConfigError, match=message):
+        small(**wrong)
