@@ -20,20 +20,20 @@ __all__ = ["Bars", "progress_bars"]
 
 
 class Bars:
-    """``bars(name, done, total)`` draws or moves the bar of that name."""
+    """``bars(name, done, total)`` draws or moves the bar of that name; a note stands beside it."""
 
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress, self._console = progress, console
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, name: str, done: int, total: int) -> None:
+    def __call__(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total)
+            self._tasks[name] = self._progress.add_task(name, total=total, note=note)
         task = self._tasks[name]
         was_finished = self._progress.tasks[task].finished
-        self._progress.update(task, completed=done, total=total)
+        self._progress.update(task, completed=done, total=total, note=note)
         if done >= total and not was_finished and not self._console.is_terminal:
-            self._console.print(f"{name}: {done}/{total} done")
+            self._console.print(f"{name}: {done}/{total} done" + (f" ({note})" if note else ""))
 
 
 @contextmanager
@@ -46,6 +46,7 @@ def progress_bars(console: Console | None = None) -> Iterator[Bars]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     with progress:

@@ -310,6 +310,7 @@ def test_a_teacher_that_skips_everything_is_named(budget, error, message, tmp_pa
         ("sac", ["recipe.arms=[true_reward]"], "has no effect: recipe.arms has none of aligned, negated"),
         ("sac", ["data=random"], "data has no effect in recipe 'online'"),
         ("sac", ["env=delivery"], "env"),
+        ("sac", ["online_agent.num_envs=3"], "recipe.explore_steps=80 must be a multiple of online_agent.num_envs=3"),
         ("ppo", ["recipe.log_every=50"], "recipe.log_every=50 must be a multiple of online_agent.rollout_steps=40"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +17,20 @@ from typing import Any
 
 import torch
 
+from prefrl.core import SegmentBatch
 from prefrl.errors import ConfigError
 from prefrl.progress import Bars, progress_bars
 from prefrl.protocols import MakeEnv, MakeOnlineLearner, Teacher
 from prefrl.queries import session_sizes
 from prefrl.queries.schedules import Budget, Schedule
 from prefrl.recipes.arms import summary
-from prefrl.recipes.online_arm import (
-    ARMS_ONLINE,
-    ASKING,
-    OnlineSettings,
-    judge,
-    load_online_policy,
-    run_online_arm,
-)
+from prefrl.recipes.online_arm import judge, load_online_policy, run_online_arm
 from prefrl.recipes.online_report import report_online, show_table, videos_online
+from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSettings
+from prefrl.recipes.online_watch import progress_note, weights_of
 from prefrl.recipes.workers import run_side_by_side
 from prefrl.runs import RunDirectory, read_metrics
+from prefrl.train.epoch import Augment
 from prefrl.train.exploration import EntropyForm
 
 __all__ = ["Online"]
@@ -44,13 +42,14 @@ POSITIVE = (
 READERS = {  # key → the arms that it matters to
     "teacher": ASKING,
     "query": ASKING,
-    "score": (*ASKING, "untrained"),
+    "score": SCORED,
     **dict.fromkeys((f"recipe.{name}" for name in (
         "sessions", "session_interval", "comparisons", "schedule", "first_share", "budget", "allow_variable_horizon",
-        "recent_episodes", "fit",
+        "recent_episodes", "fit", "unlabelled", "semi_supervised", "meta_every", "meta",
     )), ASKING),
-    "recipe.segment_length": (*ASKING, "untrained"),
+    **dict.fromkeys(("recipe.segment_length", "recipe.bonus", "recipe.bonus_decay"), SCORED),
 }  # fmt: skip
+NO_SEGMENTS = SegmentBatch(torch.zeros(0, 2, 1), torch.zeros(0, 1, 1), torch.ones(0, 1, dtype=torch.bool))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class Online:
 
     online_agent: learns while it acts · query: may be active, choosing by what the score has learned so far
     fit: ``fit_score`` with its hyper-parameters bound, called once a session
-    arms: names in ``prefrl.recipes.online_arm.ARMS_ONLINE``.
+    arms: names in ``prefrl.recipes.online_settings.ARMS_ONLINE``.
     """
 
     asks_while_learning = True  # so that an active query has a score to choose by
@@ -89,6 +88,14 @@ class Online:
     episodes: int
     max_steps: int
     checkpoint_every: int
+    explore_normalize: bool = False
+    bonus: float = 0.0
+    bonus_decay: float = 1e-5
+    unlabelled: float = 0.0
+    semi_supervised: Callable[..., Augment] | None = None
+    meta_every: int = 0
+    meta: Callable[..., dict[str, Any]] | None = None
+    milestones: int = 0
     seed: int = 0
     workers: int = 1
     threads: int = 1
@@ -111,21 +118,55 @@ class Online:
                 "+ (recipe.sessions - 1) * recipe.session_interval."
             )
         session_sizes(self.comparisons, self.sessions, schedule=self.schedule, first_share=self.first_share)
+        self._check_options()
         self._try_agent()
+
+    def _check_options(self) -> None:
+        """Those that are off by default."""
+        members = getattr(self.score, "keywords", {}).get("members", 2)
+        augment = getattr(self.fit, "keywords", {}).get("augment")
+        allowed = {
+            f"bonus must be in [0, inf), but is {self.bonus}": 0 <= self.bonus < math.inf,
+            f"bonus={self.bonus} needs score.members >= 2: one alone cannot disagree": not self.bonus or members >= 2,
+            f"bonus_decay must be in [0, 1), but is {self.bonus_decay}": 0 <= self.bonus_decay < 1,
+            f"unlabelled must be in [0, inf), but is {self.unlabelled}": 0 <= self.unlabelled < math.inf,
+            "unlabelled needs recipe.semi_supervised, and takes the place of recipe.fit.augment, which must be null":
+                not self.unlabelled or (self.semi_supervised is not None and augment is None),
+            "fit.augment takes pairs that nobody answered: set recipe.unlabelled and recipe.semi_supervised instead":
+                not isinstance(augment, functools.partial),
+            f"meta_every must be >= 0 and a multiple of recipe.log_every={self.log_every}, but is {self.meta_every}":
+                self.meta_every >= 0 and self.meta_every % self.log_every == 0,
+            "meta_every needs recipe.meta, which knows the critic's next update":
+                self.meta is not None or self.meta_every == 0,
+            f"milestones must be >= 0, but is {self.milestones}": self.milestones >= 0,
+        }  # fmt: skip
+        for message, holds in allowed.items():
+            if not holds:
+                raise ConfigError(f"recipe.{message}.")
+        if self.unlabelled and self.semi_supervised is not None:
+            self.semi_supervised(NO_SEGMENTS, NO_SEGMENTS)  # its own options are judged
 
     def _try_agent(self) -> None:
         """The learner fits the slot, the environment and the steps; segments fit into its episodes."""
         taken = inspect.signature(self.online_agent).parameters
         if "make_env" not in taken:
             raise ConfigError("online_agent: this one learns from given data; recipe=online needs one that acts.")
-        rollout_steps = taken["rollout_steps"].default if "rollout_steps" in taken else 1
+        learner = self.online_agent(make_env=self.env, seed=self.seed)
+        learner.close()
+        multiple = getattr(learner, "step_multiple", 1)
+        whose, when = (
+            ("rollout_steps", "between rollouts") if "rollout_steps" in taken else ("num_envs", "when all have stepped")
+        )
         for name in ("steps", "explore_steps", "session_interval", "log_every"):
-            if getattr(self, name) % rollout_steps:
+            if getattr(self, name) % multiple:
                 raise ConfigError(
-                    f"recipe.{name}={getattr(self, name)} must be a multiple of online_agent.rollout_steps="
-                    f"{rollout_steps}: this learner pauses between rollouts only."
+                    f"recipe.{name}={getattr(self, name)} must be a multiple of online_agent.{whose}={multiple}: this "
+                    f"learner pauses {when} only."
                 )
-        self.online_agent(make_env=self.env, seed=self.seed).close()
+        if self.milestones:
+            weights_of(learner.policy)
+        if self.meta_every and self.meta is not None:
+            self.meta(learner)
         env = self.env(seed=self.seed)
         limit = env.spec.max_episode_steps if env.spec else None
         env.close()
@@ -141,6 +182,12 @@ class Online:
                 return f"recipe.arms has none of {', '.join(readers)}"
         if key == "recipe.session_interval" and self.sessions == 1:
             return "recipe.sessions=1 has none between sessions"
+        if key == "recipe.bonus_decay" and self.bonus == 0:
+            return "recipe.bonus=0 is none from the start"
+        if f"{key}.".startswith("recipe.semi_supervised.") and self.unlabelled == 0:
+            return "recipe.unlabelled=0 gives it no pairs"
+        if f"{key}.".startswith("recipe.meta.") and self.meta_every == 0:
+            return "recipe.meta_every=0 takes no such step"
         return None
 
     @property
@@ -170,7 +217,8 @@ class Online:
         def watch(arm: str) -> None:
             rows = read_metrics(run.path / "arms" / arm)
             if rows:
-                bars(arm, int(rows[-1]["step"]), self.steps)
+                known = {name: value for row in rows for name, value in row.items()}
+                bars(arm, int(rows[-1]["step"]), self.steps, progress_note(known))
 
         run_side_by_side(waiting, work, workers=self.workers, watch=watch)
 

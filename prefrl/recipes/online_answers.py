@@ -17,6 +17,7 @@ from prefrl.core import SegmentRefs
 from prefrl.data.dataset import Episodes
 from prefrl.data.preferences import Preferences
 from prefrl.data.query import NOTHING_ASKED, RefPairs
+from prefrl.errors import DamagedFile
 from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.protocols import Score
 from prefrl.queries import Questions
@@ -29,21 +30,43 @@ class AnswerBook:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        state = load_checkpoint(file) if file.is_file() else {}
+        state = self._load() if file.is_file() else {}
         self._asked: Tensor = state.get("asked", torch.zeros(0, 6, dtype=torch.int64))
         self._answers = _preferences(state["answers"]) if "answers" in state else None
         self._ends: list[list[int]] = state.get("ends", [])  # questions and answers up to the end of each session
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = load_checkpoint(self.file)
+        except DamagedFile as error:
+            raise DamagedFile(f"{error} {self._remedy}") from error
+        held = len(state.get("answers", {}).get("p_first", ()))
+        if "asked" not in state or (state.get("ends") or [[]])[-1] != [len(state["asked"]), held]:
+            raise DamagedFile(f"{self.file} does not hold the questions and answers of an online run. {self._remedy}")
+        return state
+
+    @property
+    def _remedy(self) -> str:
+        return f"Without a copy, delete all that is in {self.file.parent}: this arm then begins, and asks, anew."
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def asked(self, sessions: int) -> int:
         """How many questions were asked in the first so many sessions."""
-        return self._ends[sessions - 1][0] if sessions else 0
+        return self._up_to(sessions)[0]
 
     def answered(self, sessions: int) -> int:
         """How many of them were answered."""
-        return self._ends[sessions - 1][1] if sessions else 0
+        return self._up_to(sessions)[1]
+
+    def _up_to(self, sessions: int) -> list[int]:
+        if sessions > len(self):
+            raise DamagedFile(
+                f"{self.file} holds {len(self)} sessions, but the checkpoint beside it has learned from {sessions}. "
+                f"Restore it. {self._remedy}"
+            )
+        return self._ends[sessions - 1] if sessions else [0, 0]
 
     def remember(self, questions: Questions, sessions: int) -> None:
         """Let ``questions`` know what was asked in the first so many sessions."""

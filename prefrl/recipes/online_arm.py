@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,72 +22,26 @@ from prefrl.data.labeling import answer_generator, label
 from prefrl.data.preferences import write_preferences
 from prefrl.data.query import NOTHING_ASKED, UniformQuery, num_segments
 from prefrl.data.storage import write_dataset
-from prefrl.errors import ConfigError
+from prefrl.errors import ConfigError, DamagedFile
 from prefrl.evaluation.pair_accuracy import JUDGED, pair_accuracy
 from prefrl.evaluation.rollout import Rollouts, rollout
 from prefrl.files import load_checkpoint, save_checkpoint
-from prefrl.protocols import MakeEnv, MakeOnlineLearner, Policy, Teacher
+from prefrl.protocols import Policy
 from prefrl.queries import Questions, questions_due, session_sizes
-from prefrl.queries.schedules import Budget, Schedule
 from prefrl.recipes.arms import summary
 from prefrl.recipes.online_answers import AnswerBook, Recent
+from prefrl.recipes.online_reward import meta_step, optimistic, unlabelled_pairs
+from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSettings
+from prefrl.recipes.online_watch import keep_milestone, progress_note
 from prefrl.runs import MetricLogger, RunDirectory
-from prefrl.train.exploration import EntropyForm, state_entropy_reward
+from prefrl.train.exploration import state_entropy_reward
 from prefrl.train.fit_score import score_optimizer
+from prefrl.train.moments import RunningMoments
 from prefrl.train.relabel import relabel
 
 __all__ = ["ARMS_ONLINE", "ASKING", "OnlineArm", "OnlineSettings", "judge", "load_online_policy", "run_online_arm"]
 
-ARMS_ONLINE = {
-    "aligned": "the learner on the reward learned from its answers",
-    "true_reward": "the learner on the environment's own reward: what perfect preferences could give",
-    "untrained": "control: the reward ensemble before any training",
-    "zero": "control: no reward anywhere after the exploration",
-    "negated": "control: asks as aligned does, and learns from the negative of that reward",
-}
-ASKING = ("aligned", "negated")
 LAST_EPISODES = 10  # by whose rewards a rater's thresholds are scaled (B-Pref's code)
-
-
-@dataclass(frozen=True)
-class OnlineSettings:
-    """What an arm needs, as in configs/recipe/online.yaml. Picklable, because workers receive it."""
-
-    env: MakeEnv
-    online_agent: MakeOnlineLearner
-    teacher: Teacher
-    query: Any
-    score: Callable[..., Any]
-    fit: Callable[..., Any]
-    steps: int
-    explore_steps: int
-    explore_neighbors: int
-    explore_form: EntropyForm
-    sessions: int
-    session_interval: int
-    comparisons: int
-    schedule: Schedule
-    first_share: float | None
-    budget: Budget
-    segment_length: int
-    recent_episodes: int
-    allow_variable_horizon: bool
-    log_every: int
-    episodes: int
-    max_steps: int
-    checkpoint_every: int
-    seed: int
-    threads: int
-    deterministic: bool
-    tensorboard: bool
-
-    def sessions_at(self) -> list[int]:
-        """The environment step of each session."""
-        return [self.explore_steps + s * self.session_interval for s in range(self.sessions)]
-
-    def stops(self) -> list[int]:
-        """Steps at which the agent pauses: to ask, to log, to save."""
-        return sorted({*range(self.log_every, self.steps, self.log_every), *self.sessions_at(), self.steps})
 
 
 class OnlineArm:
@@ -100,6 +54,7 @@ class OnlineArm:
         self.score: Any = None
         self.optimizer: Any = None  # of the score, kept from session to session
         self.sessions: list[dict[str, Any]] = []  # what each has found
+        self.moments = RunningMoments()  # of the exploration's rewards so far
         self.unlogged: dict[str, float] | None = None  # metrics of the last steps, before their session was held
         self.saved = 0  # steps in the checkpoint
         if self.checkpoint.is_file():
@@ -109,10 +64,11 @@ class OnlineArm:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def train(self, show: Callable[[int], None]) -> None:
-        """From the last checkpoint to the last step."""
-        settings, learner = self.settings, self.learner
+    def train(self, show: Callable[[int, str], None]) -> None:
+        """From the last checkpoint to the last step; ``show(step, in words)`` at each stop."""
+        settings, learner, known = self.settings, self.learner, dict[str, float]()
         sessions = {step: session for session, step in enumerate(settings.sessions_at())}
+        milestones = settings.milestones_at()
         logged = learner.steps - (self.unlogged is not None)
         with MetricLogger(self.folder, resume_step=logged, tensorboard=settings.tensorboard) as log:
             for stop in (stop for stop in settings.stops() if stop > logged):
@@ -121,20 +77,33 @@ class OnlineArm:
                     self.unlogged = metrics
                     self.save(due=self.arm in ASKING)  # answers are about these very episodes
                     metrics = metrics | self.hold(sessions[stop])
+                if self.arm in ASKING and settings.is_meta(stop):
+                    metrics = metrics | self.learn_through_critic()
                 log.log(stop, **{name: value for name, value in metrics.items() if name != "steps"})
                 self.unlogged = None
+                if stop in milestones:
+                    keep_milestone(self.folder, stop, learner.policy)
                 self.save(due=stop == settings.steps or stop - self.saved >= settings.checkpoint_every)
-                show(stop)
+                known |= metrics
+                show(stop, progress_note(known))
 
     def collect(self, steps: int) -> dict[str, float]:
         """Act and learn: from the entropy of states at first (PEBBLE, §4.1), then from the arm's reward."""
         if self.learner.steps < self.settings.explore_steps:
             return self.learner.collect(steps, batch_reward=self.novelty)
-        return self.learner.collect(steps, reward=self.reward())
+        reward = self.reward()
+        if self.settings.bonus and callable(reward):  # of each batch anew, since the bonus decays from step to step
+            return self.learner.collect(steps, reward=reward, batch_reward=reward)
+        return self.learner.collect(steps, reward=reward)
 
     def novelty(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B,) of states among all that may be replayed; over its running deviation, if that is wished (B-Pref)."""
         k, form = self.settings.explore_neighbors, self.settings.explore_form
-        return state_entropy_reward(observations, self.learner.states(), k=k, form=form)
+        found = state_entropy_reward(observations, self.learner.states(), k=k, form=form)
+        if not self.settings.explore_normalize:
+            return found
+        self.moments = self.moments.updated(found)
+        return self.moments.normalize(found, center=False)
 
     def reward(self) -> Callable[[Tensor, Tensor], Tensor] | Literal["env"] | None:
         """What this arm learns from once exploration is over."""
@@ -142,15 +111,24 @@ class OnlineArm:
             return "env"
         if self.arm == "zero":
             return None
-        sign = -1 if self.arm == "negated" else 1
-        return lambda observations, actions: sign * relabel(self.score, observations, actions)
+        if not self.settings.bonus:
+            return lambda observations, actions: self.sign * relabel(self.score, observations, actions)
+        return lambda observations, actions: optimistic(
+            self.score, observations, actions, sign=self.sign, step=self.learner.steps,
+            beta=self.settings.bonus, decay=self.settings.bonus_decay,
+        )  # fmt: skip
+
+    @property
+    def sign(self) -> int:
+        """-1 where the negative of what was learned is learned from."""
+        return -1 if self.arm == "negated" else 1
 
     def hold(self, session: int) -> dict[str, float]:
         """A session: ask, fit, relabel (PEBBLE, §4.2, §4.3). After the first, values start anew. Returns metrics."""
         if session and self.arm not in ASKING:
             return {}
         episodes = Episodes(**self.learner.episodes()._asdict())
-        if self.arm in (*ASKING, "untrained") and self.score is None:
+        if self.arm in SCORED and self.score is None:
             self.make_score(episodes)
         found: dict[str, Any] = {}
         if self.arm in ASKING:
@@ -224,10 +202,35 @@ class OnlineArm:
             )
         fitted = self.settings.fit(
             self.score, answers.comparisons(episodes).without_true_reward(), seed=seed + session, split_seed=seed,
-            optimizer=self.optimizer,
+            optimizer=self.optimizer, **self.unasked(episodes, session, answered=len(answers)),
         )  # fmt: skip
         names = ("epochs", "train_accuracy", "train_nll", "heldout_comparisons", "heldout_accuracy", "heldout_nll")
         return {name: getattr(fitted, name) for name in names}
+
+    def unasked(self, episodes: Episodes, session: int, *, answered: int) -> dict[str, Any]:
+        """SURF (arXiv 2203.10050): the fit gets pairs that nobody answered too, if that is wished; no one is asked."""
+        settings = self.settings
+        if not settings.unlabelled or settings.semi_supervised is None:
+            return {}
+        first, second = unlabelled_pairs(
+            episodes, round(settings.unlabelled * answered), segment_length=settings.segment_length,
+            recent_episodes=settings.recent_episodes, seed=settings.seed, session=session,
+        )  # fmt: skip
+        return {"augment": settings.semi_supervised(first, second)}
+
+    def learn_through_critic(self) -> dict[str, float]:
+        """The reward's step by MRN (arXiv 2211.07241), on the answers of the last session that has any; relabel."""
+        if self.settings.meta is None:
+            raise ConfigError("recipe.meta_every needs recipe.meta, which knows the critic's next update.")
+        held = len(self.sessions)
+        begin = next(n for s in reversed(range(held)) if (n := self.book.answered(s)) < self.book.answered(held))
+        answers = self.book.answers(held)
+        assert answers is not None  # explain has refused that
+        comparisons = answers[begin:].comparisons(Episodes(**self.learner.episodes()._asdict())).without_true_reward()
+        update = self.settings.meta(self.learner)
+        loss = meta_step(self.score, self.optimizer, comparisons, update, sign=self.sign)
+        self.learner.relabel(self.reward())
+        return {"meta_loss": loss}
 
     def accuracy(self, episodes: Episodes) -> float | None:
         """Share of random pairs of segments that the score orders as the true reward does; it learns nothing of it."""
@@ -247,13 +250,22 @@ class OnlineArm:
             "optimizer": {} if self.optimizer is None else self.optimizer.state_dict(),
             "sessions": self.sessions,
             "unlogged": self.unlogged,
+            "moments": asdict(self.moments),
         }
         save_checkpoint(self.checkpoint, state)
         self.saved = self.learner.steps
 
     def load(self, state: dict[str, Any]) -> None:
+        if not {"learner", "score", "optimizer", "sessions", "unlogged"} <= state.keys():
+            raise DamagedFile(
+                f"{self.checkpoint} is not the checkpoint of an online run. Restore it; or delete it, and the arm "
+                "begins anew with the answers that it has."
+            )
         self.learner.load_state_dict(state["learner"])
         self.sessions, self.unlogged, self.saved = state["sessions"], state["unlogged"], self.learner.steps
+        if self.arm in ASKING:
+            self.book.asked(len(self.sessions))  # an error where answers of these are missing
+        self.moments = RunningMoments(**state.get("moments", {}))  # older checkpoints have none
         if state["score"]:
             self.make_score(Episodes(**self.learner.episodes()._asdict()))
             self.score.load_state_dict(state["score"])
@@ -269,7 +281,7 @@ class OnlineArm:
 
 
 def run_online_arm(
-    arm: str, *, path: Path, settings: OnlineSettings, show: Callable[[str, int, int], None] | None = None
+    arm: str, *, path: Path, settings: OnlineSettings, show: Callable[[str, int, int, str], None] | None = None
 ) -> None:
     """Train one arm from its last checkpoint, evaluate it on the shared seeds, and mark it as finished."""
     torch.use_deterministic_algorithms(settings.deterministic)
@@ -277,7 +289,7 @@ def run_online_arm(
     run = RunDirectory.open(path)
     at_work = OnlineArm(arm, run.stage(f"arms/{arm}"), settings)
     try:
-        at_work.train(lambda step: None if show is None else show(arm, step, settings.steps))
+        at_work.train(lambda step, note: None if show is None else show(arm, step, settings.steps, note))
         judged = judge(at_work.learner.policy, settings, episodes=settings.episodes, seed=settings.seed + 1)
         at_work.write_dataset()
     finally:

@@ -18,7 +18,10 @@ from prefrl.evaluation.report import Picture, PolicyRow, Report, RewardModel, Vi
 from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
 from prefrl.evaluation.video import VideoUnavailable, film_side_by_side
 from prefrl.files import read_json
-from prefrl.recipes.online_arm import ARMS_ONLINE, ASKING, OnlineSettings, load_online_policy
+from prefrl.protocols import Policy
+from prefrl.recipes.online_arm import load_online_policy
+from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, OnlineSettings
+from prefrl.recipes.online_watch import load_milestones
 from prefrl.runs import RunDirectory, read_metrics
 
 __all__ = ["report_online", "show_table", "videos_online"]
@@ -65,29 +68,41 @@ def worth(run: RunDirectory, arms: Sequence[str]) -> str:
 
 
 def videos_online(run: RunDirectory, settings: OnlineSettings, arms: Sequence[str]) -> Path | None:
-    """The first evaluation episode of each arm, side by side, as mp4 and gif in ``RUN/videos``.
+    """The first evaluation episode of each arm, side by side, as mp4 and gif in ``RUN/videos``; then ``milestones``.
 
-    None, with the reason printed and kept for the report, where nothing can be rendered.
+    The second shows the first arm as it acted at each of its milestones. None, with the reason printed and kept for
+    the report, where nothing can be rendered.
     """
     if not arms:
         return None
+    acting: dict[str, dict[str, Policy]] = {
+        "side_by_side": {arm: load_online_policy(run, arm, settings) for arm in arms},
+        "milestones": {
+            f"{stop:,} steps": policy for stop, policy in load_milestones(run.path / "arms" / arms[0], settings).items()
+        },
+    }
+    episode: dict[str, Any] = {"seed": int(episode_seeds(settings.seed + 1, 1)[0]), "max_steps": settings.max_steps}
+    made: dict[str, Path] = {}
+    reason = None
     try:
-        video = film_side_by_side(
-            run.stage("videos") / "side_by_side.mp4",
-            {arm: PolicyBehavior(load_online_policy(run, arm, settings)) for arm in arms},
-            settings.env,
-            fps=25,
-            seed=int(episode_seeds(settings.seed + 1, 1)[0]),
-            max_steps=settings.max_steps,
-            every=2,
-            after_success=20,
-        )
+        for name, policies in acting.items():
+            if policies:
+                made[name] = film_side_by_side(
+                    run.stage("videos") / f"{name}.mp4",
+                    {label: PolicyBehavior(policy) for label, policy in policies.items()},
+                    settings.env, fps=25, every=2, after_success=20, **episode,
+                )  # fmt: skip
     except VideoUnavailable as error:
+        reason = str(error)
         print(f"note: {error}")
-        run.finish("videos", {"video": None, "reason": str(error), "arms": list(arms)})
-        return None
-    run.finish("videos", {"video": str(video.relative_to(run.path)), "reason": None, "arms": list(arms)})
-    return video
+    found = {name: str(file.relative_to(run.path)) for name, file in made.items()}
+    steps = list(acting["milestones"])
+    run.finish(
+        "videos",
+        {"video": found.get("side_by_side"), "reason": reason, "arms": list(arms),
+         "milestones": found.get("milestones"), "milestones_at": steps},
+    )  # fmt: skip
+    return made.get("side_by_side")
 
 
 def report_online(run: RunDirectory, arms: Sequence[str]) -> Path:
@@ -95,7 +110,6 @@ def report_online(run: RunDirectory, arms: Sequence[str]) -> Path:
     path, rows, video = run.path / "report.html", policy_rows(run, arms), run.result("videos") or {}
     results = _results(run, arms)
     unfinished = [arm for arm in arms if arm not in results]
-    shown = [run.path / video["video"]] if video.get("video") else []
     write_report(
         path,
         Report(
@@ -104,13 +118,7 @@ def report_online(run: RunDirectory, arms: Sequence[str]) -> Path:
             policies=tuple(rows),
             pictures=(*_bars(rows), *_learning(run, arms)),
             reward_model=_reward_model(results),
-            videos=tuple(
-                Video(
-                    title="Side by side", mp4=file.read_bytes(), alt=f"One episode each of {', '.join(video['arms'])}.",
-                    caption="the first evaluation episode; a tile stands still from 20 steps after its success",
-                )
-                for file in shown
-            ),
+            videos=_videos(run, video),
             missing=(
                 *(f"The arm {arm!r} is not finished: continue with `prefrl resume`." for arm in unfinished),
                 *([video["reason"]] if video.get("reason") else []),
@@ -120,6 +128,26 @@ def report_online(run: RunDirectory, arms: Sequence[str]) -> Path:
         ),
     )  # fmt: skip
     return path
+
+
+def _videos(run: RunDirectory, made: dict[str, Any]) -> tuple[Video, ...]:
+    """The arms side by side, and the first of them as it learned; those that could be made."""
+    arms = made.get("arms", [])
+    told = {
+        "video": (
+            "Side by side", f"One episode each of {', '.join(arms)}.",
+            "the first evaluation episode; a tile stands still from 20 steps after its success",
+        ),
+        "milestones": (
+            "Milestones", f"One episode by {', '.join(arms[:1])} after {', '.join(made.get('milestones_at', []))}.",
+            "the first evaluation episode, by what the arm acted by then",
+        ),
+    }  # fmt: skip
+    return tuple(
+        Video(title=title, mp4=(run.path / made[name]).read_bytes(), alt=alt, caption=caption)
+        for name, (title, alt, caption) in told.items()
+        if made.get(name)
+    )
 
 
 def _results(run: RunDirectory, arms: Sequence[str]) -> dict[str, dict[str, Any]]:

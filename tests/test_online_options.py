@@ -1,0 +1,453 @@
+"""Options of recipe online: each does what its paper says, costs no answer, and leaves exact resume as it was."""
+
+import functools
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from test_online_recipe import begun, rows, state, stopping
+from tiny_online import answers_of, assert_same_run, words
+from tiny_online import restored as restored
+
+import envs
+from agents.online_critic import next_critic_update
+from agents.online_sac import OnlineSAC
+from prefrl.cli import main
+from prefrl.config import compose
+from prefrl.core import Comparisons, SegmentBatch
+from prefrl.data.storage import read_dataset
+from prefrl.errors import ConfigError
+from prefrl.files import flatten, load_checkpoint
+from prefrl.launch import make_recipe
+from prefrl.progress import progress_bars
+from prefrl.recipes import online_arm, online_report
+from prefrl.recipes.online import Online
+from prefrl.recipes.online_arm import OnlineArm, run_online_arm
+from prefrl.recipes.online_reward import meta_step, optimistic, unlabelled_pairs
+from prefrl.recipes.online_watch import load_milestones
+from prefrl.runs import RunDirectory
+from prefrl.scores import ReturnEnsemble
+from prefrl.teachers import SimulatedTeacher
+from prefrl.train.exploration import disagreement_bonus
+from prefrl.train.fit_score import score_optimizer
+
+SURF = {
+    "recipe__unlabelled": 10, "recipe__semi_supervised__threshold": 0.6, "recipe__semi_supervised__crop": "[4, 5]",
+}  # fmt: skip
+CROPS = "{_target_: prefrl.train.semi_supervised.semi_supervised, crop: [4, 5]}"
+ALL = {
+    "recipe__bonus": 0.05, "recipe__bonus_decay": 0.01, "recipe__explore_normalize": True,
+    "recipe__explore_form": "distance", "recipe__milestones": 3, **SURF,
+}  # fmt: skip
+OPTIONS = {
+    "sac": ALL | {"recipe__meta_every": 40, "recipe__meta__batch_size": 16, "online_agent__train_every": 10},
+    "ppo": ALL | {"online_agent__clip_schedule": "linear", "online_agent__lr_schedule": "linear",
+                  "online_agent__explore_epochs": 3},
+}  # fmt: skip
+
+
+def recipe(kind="sac", **changed):
+    return make_recipe(compose("train", words(kind, **changed)))
+
+
+def trained(tmp_path, settings, arm="aligned"):
+    run = begun(tmp_path / "run")
+    run_online_arm(arm, path=run.path, settings=settings)
+    return run
+
+
+def milestones(run, arm="aligned"):
+    """File → tensors by name."""
+    return {file.name: flatten(load_checkpoint(file))[0] for file in (run.path / "arms" / arm / "milestones").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An arm with all options in one go: a function of which learner, to its settings and its run."""
+
+    @functools.cache
+    def made(kind):
+        settings = recipe(kind, **OPTIONS[kind]).settings
+        return settings, trained(tmp_path_factory.mktemp("whole"), settings)
+
+    return made
+
+
+# all together
+
+PLACES = [
+    ("sac", "collect", 1, True), ("sac", "learn_through_critic", 3, True), ("ppo", "collect", 2, True),
+    ("ppo", "explain", 2, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name", "number", "after"), PLACES, ids=str)
+def test_with_every_option_an_interrupted_run_ends_as_an_uninterrupted_one(whole, kind, name, number, after, tmp_path):
+    """Bonus, running deviation, pseudo-labels, crops, critic steps, schedules, milestones: bitwise the same."""
+    settings, expected = whole(kind)
+    run = begun(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnlineArm, name, stopping(getattr(OnlineArm, name), number, after=after))
+        with pytest.raises(KeyboardInterrupt):
+            run_online_arm("aligned", path=run.path, settings=settings)
+    run_online_arm("aligned", path=run.path, settings=settings)
+    assert_same_run(run, expected)
+    kept, others = milestones(run), milestones(expected)
+    assert sorted(kept) == sorted(others) == ["160.safetensors", "240.safetensors", "80.safetensors"]
+    assert all(torch.equal(tensor, others[file][name]) for file in kept for name, tensor in kept[file].items())
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_options_spend_no_answer(whole, kind):
+    """As many questions and answers as without: pairs that nobody answered have no label of the teacher."""
+    run = whole(kind)[1]
+    assert [(s["asked"], s["answered"]) for s in run.result("arms/aligned")["sessions"]] == [(7, 7), (14, 14)]
+    assert len(answers_of(run)) == 14
+
+
+def test_ppo_runs_from_the_command_line_to_its_report(tmp_path):
+    """online_agent=ppo_online with its schedules over all steps of the recipe; a finished run resumes to itself."""
+    changed = OPTIONS["ppo"] | {"recipe__video_arms": "[aligned]"}
+    assert main(["train", *words("ppo", **changed), f"out={tmp_path / 'run'}"]) == 0
+    run = RunDirectory.open(tmp_path / "run")
+    before, filmed = state(run), run.result("videos")
+    assert (filmed["milestones"] == "videos/milestones.mp4") == (filmed["reason"] is None)
+    assert rows(run, "aligned")[120]["clip_range"] == pytest.approx(0.2 * (1 - 120 / 240))
+    assert rows(run, "aligned")[240]["clip_range"] == 0
+    assert before["moments"]["count"] == 80  # two rollouts of exploration
+    assert main(["resume", str(run.path), "workers=1"]) == 0
+    weights = [checkpoint["learner"]["policy"]["action_net.weight"] for checkpoint in (before, state(run))]
+    assert torch.equal(*weights)
+
+
+def test_the_keys_of_prefppo_fit_together():
+    """Those that configs/agent/ppo_online.yaml names, in a recipe of as many steps as they are for."""
+    text = (Path(__file__).parents[1] / "configs/agent/ppo_online.yaml").read_text(encoding="utf-8")
+    named = re.findall(r"\b([a-z_]+)=([\w.,\[\]-]+)", text.partition("# PrefPPO as there")[2].partition("_target_")[0])
+    of_recipe = Online.__dataclass_fields__
+    keys = [f"{'recipe' if name in of_recipe else 'online_agent'}.{name}={value.rstrip('.,')}" for name, value in named]
+    assert len(keys) >= 15
+    made = make_recipe(compose("train", ["recipe=online", "env=point_reach", "online_agent=ppo_online", *keys]))
+    assert made.online_agent.keywords["schedule_steps"] == made.steps == 4_000_000
+
+
+def test_a_rollout_is_rewarded_by_the_newest_reward(tmp_path):
+    """PPO learns from no older reward: what lies beside the steps after a session is the reward fitted there."""
+    settings = recipe("ppo", recipe__steps=200, recipe__checkpoint_every=40).settings
+    run = trained(tmp_path, settings)
+    at_work = OnlineArm("aligned", run.path / "arms/aligned", settings)
+    experience = at_work.learner.world.experience
+    steps = experience.at(np.arange(160, 200))  # after the last session
+    at_work.learner.close()
+    with torch.no_grad():
+        expected = at_work.score.reward(torch.from_numpy(steps.observations), torch.from_numpy(steps.actions)).mean(0)
+    np.testing.assert_allclose(steps.rewards, expected, rtol=1e-5, atol=1e-6)
+    assert not experience.rewards[:80].any()  # nothing is rewarded again: exploration had none
+
+
+# the bonus
+
+
+def test_the_bonus_is_stored_as_of_when_a_reward_was_written(tmp_path):
+    """Mean + β (1 − ρ)^t std of the members: t is the last session for what it relabelled, then the step itself."""
+    settings = recipe(recipe__bonus=0.5, recipe__bonus_decay=0.01).settings
+    run = trained(tmp_path, settings)
+    at_work = OnlineArm("aligned", run.path / "arms/aligned", settings)
+    steps = at_work.learner.world.experience.at(np.arange(240))
+    at_work.learner.close()
+    with torch.no_grad():
+        members = at_work.score.reward(torch.from_numpy(steps.observations), torch.from_numpy(steps.actions)).numpy()
+    t = np.maximum(np.arange(1, 241), 160)
+    expected = members.mean(0) + 0.5 * 0.99**t * members.std(0)
+    np.testing.assert_allclose(steps.rewards, expected, rtol=1e-4, atol=1e-6)
+    assert (steps.rewards > members.mean(0)).all()
+
+
+def test_what_is_replayed_has_the_bonus_of_the_present_step(monkeypatch, tmp_path):
+    """Each sampled batch is rewarded anew, so that between sessions no bonus is older than its step."""
+    told = []
+
+    def watched(*args, step, **options):
+        told.append(step)
+        return optimistic(*args, step=step, **options)
+
+    monkeypatch.setattr(online_arm, "optimistic", watched)
+    settings = recipe(recipe__bonus=0.5, online_agent__train_every=4, recipe__steps=200).settings
+    trained(tmp_path, settings)
+    new = [sorted([*range(start + 1, start + 81), *range(start + 4, start + 81, 4)]) for start in (80, 160)]
+    assert told == [80, *new[0], 160, *new[1][:50]]  # and relabelling: updates after the reset read what is stored
+
+
+def test_a_negated_reward_still_explores():
+    """The sign turns the mean around, and not the bonus."""
+    score = ReturnEnsemble(observation_size=2, action_size=1, members=3, hidden=[8], seed=0)
+    o, a = torch.randn(5, 2), torch.randn(5, 1)
+    members = score.reward(o, a).detach()
+    found = optimistic(score, o, a, sign=-1, step=10, beta=0.5, decay=0.1)
+    torch.testing.assert_close(found, -members.mean(0) + disagreement_bonus(members, step=10, beta=0.5, decay=0.1))
+
+
+# the exploration's running deviation
+
+
+def test_the_exploration_is_over_its_running_deviation(tmp_path):
+    """Novelty over the deviation of all novelty so far, counted up to here; the state is plain numbers."""
+    settings = recipe(recipe__explore_normalize=True, recipe__explore_form="distance").settings
+    at_work = OnlineArm("aligned", begun(tmp_path / "run").stage("arms/aligned"), settings)
+    at_work.learner.collect(30)
+    states = at_work.learner.states()
+    plain = OnlineArm("aligned", tmp_path, recipe(recipe__explore_form="distance").settings)
+    plain.learner = at_work.learner
+    first, second = (plain.novelty(part, part) for part in (states[:20], states[5:]))
+    torch.testing.assert_close(at_work.novelty(states[:20], states), first / first.std(correction=0))
+    found = at_work.novelty(states[5:], states)
+    torch.testing.assert_close(found, second / torch.cat([first, second]).std(correction=0))
+    at_work.learner.close()
+
+
+# pairs without an answer
+
+
+class Counting(SimulatedTeacher):
+    """Counts what it is asked."""
+
+    asked: ClassVar[list[int]] = []
+
+    def answer(self, first, second, rng):
+        self.asked.append(len(first))
+        return super().answer(first, second, rng)
+
+
+def test_pairs_without_an_answer_are_the_agents_and_nobody_is_asked(tmp_path, monkeypatch):
+    """Ten for each answer, of recent episodes, without true rewards, to the fit of every session."""
+    seen = []
+
+    def watched(*args, **options):
+        pairs = unlabelled_pairs(*args, **options)
+        seen.append(pairs)
+        return pairs
+
+    monkeypatch.setattr(online_arm, "unlabelled_pairs", watched)
+    monkeypatch.setattr(Counting, "asked", [])
+    settings = replace(recipe("ppo", recipe__recent_episodes=3, **SURF).settings, teacher=Counting())
+    trained(tmp_path, settings)
+    assert Counting.asked == [7, 7]
+    assert [len(first) for first, _ in seen] == [70, 140]
+    assert all(side.true_reward is None and (side.lengths == 5).all() for pair in seen for side in pair)
+    assert set(seen[0][0].refs.episode) <= {1, 2, 3}  # of four
+
+
+def test_pseudo_labels_change_what_is_learned(tmp_path):
+    """The same answers, another reward; so do crops alone, which need no pairs."""
+    changed = {"plain": {}, "surf": SURF, "crops": {"recipe__fit__augment": CROPS}}
+    runs = {
+        name: trained(tmp_path / name, recipe("ppo", recipe__steps=200, **words).settings)
+        for name, words in changed.items()
+    }
+    weights = {name: state(run)["score"]["weights.0"] for name, run in runs.items()}
+    assert not torch.equal(weights["plain"], weights["surf"])
+    assert not torch.equal(weights["plain"], weights["crops"])
+    first = [answers_of(run)[:7].p_first for run in runs.values()]
+    assert all(np.array_equal(answers, first[0]) for answers in first)
+
+
+# the reward's step through the critic
+
+
+@pytest.fixture
+def learner():
+    made = OnlineSAC(
+        make_env=functools.partial(envs.make, "prefrl/PointReach-v0", max_episode_steps=20), seed=0,
+        learning_starts=20, batch_size=16, hidden=(16,),
+    )  # fmt: skip
+    made.collect(60, reward=lambda o, a: -o.square().sum(1))
+    yield made
+    made.close()
+
+
+def test_the_critics_next_update_is_that_of_sac(learner):
+    """Q in the environment's units, targets r + γ (min Q̄ − α log π), by a batch of the replay; nothing else moves."""
+    before = learner.state_dict()
+    update = next_critic_update(learner, batch_size=40)
+    batch, model = update["batch"], learner.model
+    scaled = torch.from_numpy(model.policy.scale_action(batch.actions.numpy()))
+    expected = torch.cat(model.critic(batch.observations, scaled), 1).T
+    torch.testing.assert_close(update["q"](batch.observations, batch.actions), expected)
+    assert update["next_values"].shape == (40,)
+    assert not update["next_values"].requires_grad
+    all_steps = learner.world.experience.at(np.arange(60))
+    known = torch.from_numpy(np.concatenate([all_steps.observations, all_steps.actions], 1))
+    drawn = torch.cat([batch.observations, batch.actions], 1)
+    assert (torch.cdist(drawn, known).amin(1) < 1e-3).all()
+    after = learner.state_dict()
+    assert all(torch.equal(w, after["policy"][name]) for name, w in before["policy"].items())
+    assert not torch.equal(before["randomness"]["torch"], after["randomness"]["torch"])  # saved with all else
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steps_through_the_critic_explain_the_answers_better(learner, sign):
+    """With one batch and one critic: the loss after the critic's update falls as the reward takes its steps."""
+    torch.manual_seed(0)
+    score = ReturnEnsemble(observation_size=2, action_size=2, members=2, hidden=[16], seed=0)
+    update = next_critic_update(learner, batch_size=64) | {"learning_rate": 0.3}
+    alone = torch.ones(12, 1, dtype=torch.bool)  # segments of one step
+    sides = (SegmentBatch(torch.rand(12, 2, 2), torch.rand(12, 1, 2) - 0.5, alone) for _ in "ab")
+    answers, optimizer = Comparisons(*sides, (torch.rand(12) > 0.5).float()), score_optimizer(score)
+    for group in optimizer.param_groups:
+        group.update(lr=1e-2, weight_decay=0.0)
+    losses = [meta_step(score, optimizer, answers, update, sign=sign) for _ in range(15)]
+    assert losses[-1] < losses[0]
+
+
+def test_critic_steps_come_at_their_stops_once_a_reward_is_there(whole):
+    """Every 40 steps from the first session on, and each is in the metrics."""
+    found = rows(whole("sac")[1], "aligned")
+    assert [step for step, row in found.items() if "meta_loss" in row] == [80, 120, 160, 200, 240]
+
+
+def test_ppo_has_no_critic_to_step_through():
+    """There is no Q-function: said before there is a run."""
+    with pytest.raises(ConfigError, match=r"recipe.meta_every: OnlinePPO has no Q-function"):
+        recipe("ppo", recipe__meta_every=40)
+
+
+# milestones
+
+
+def test_the_policy_is_kept_at_evenly_spaced_steps(whole):
+    """Three of 240 steps; the last acts as the policy in the end, and none holds more than the policy's weights."""
+    settings, run = whole("sac")
+    kept = load_milestones(run.path / "arms/aligned", settings)
+    assert list(kept) == [80, 160, 240]
+    last = online_arm.load_online_policy(run, "aligned", settings)
+    o = torch.rand(9, 2)
+    assert torch.equal(kept[240].act(o), last.act(o))
+    assert not torch.equal(kept[80].act(o), last.act(o))
+    file = run.path / "arms/aligned/milestones/80.safetensors"
+    weights = sum(p.numel() for p in kept[80].parameters())
+    assert list(load_checkpoint(file)) == ["policy"]
+    assert file.stat().st_size < 4 * weights + 8000
+
+
+def test_milestones_are_the_next_stops():
+    """Where an even step is none at which the agent pauses, the next one is taken."""
+    settings = recipe("ppo", recipe__milestones=5).settings
+    assert settings.milestones_at() == [80, 120, 160, 200, 240]  # of 48, 96, 144, 192, 240
+    assert replace(settings, milestones=0).milestones_at() == []
+    assert replace(settings, milestones=99).milestones_at() == settings.stops()
+
+
+def test_milestones_are_filmed_and_shown(whole, monkeypatch):
+    """One tile a milestone of the first video arm; where nothing can be rendered, the reason is printed."""
+    run = whole("sac")[1]
+    made = recipe("sac", **(OPTIONS["sac"] | {"recipe__video_arms": "[aligned]"}))
+    filmed = {}
+
+    def film(path, behaviors, make_env, **episode):
+        filmed[path.name] = list(behaviors)
+        path.write_bytes(b"a film")
+        return path
+
+    monkeypatch.setattr(online_report, "film_side_by_side", film)
+    assert made.render(run).name == "side_by_side.mp4"
+    assert filmed == {"side_by_side.mp4": ["aligned"], "milestones.mp4": ["80 steps", "160 steps", "240 steps"]}
+    text = made.report(run).read_text(encoding="utf-8")
+    assert "One episode by aligned after 80 steps, 160 steps, 240 steps." in text
+
+
+def test_where_nothing_can_be_rendered_the_reason_is_said(whole, monkeypatch, capsys):
+    """No film, no error; the report has the reason."""
+    run = whole("ppo")[1]
+    made = recipe("ppo", **(OPTIONS["ppo"] | {"recipe__video_arms": "[aligned]"}))
+
+    def film(*args, **kwargs):
+        raise online_report.VideoUnavailable("No video: nothing draws here.")
+
+    monkeypatch.setattr(online_report, "film_side_by_side", film)
+    assert made.render(run) is None
+    assert "nothing draws here" in capsys.readouterr().out
+    assert "nothing draws here" in made.report(run).read_text(encoding="utf-8")
+
+
+# teachers
+
+
+def test_a_teacher_of_regret_answers_online(tmp_path):
+    """By an oracle of values, about the agent's own segments; no reward is compared."""
+    answers = answers_of(trained(tmp_path, recipe("ppo", teacher="regret_point").settings))
+    assert len(answers) == 14
+    assert all('"oracle": "scripted"' in text for text in answers.teacher)
+
+
+def test_an_attribute_teacher_prefers_its_attribute(tmp_path):
+    """The segment with less action energy is the better one, whatever it earns."""
+    run = trained(tmp_path, recipe("ppo", teacher="attribute").settings)
+    episodes, answers = read_dataset(run.path / "arms/aligned/dataset"), answers_of(run)
+    energy = [episodes.segments(side).actions.square().sum((1, 2)).numpy() for side in (answers.first, answers.second)]
+    assert np.array_equal(answers.p_first, (energy[0] < energy[1]).astype(float))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("regret_tabular", "TabularOracle"), ("regret_lqr", "LinearQuadraticOracle"),
+        ("regret_sac", "teacher.oracle.critic.path"),
+    ],
+)  # fmt: skip
+def test_an_oracle_without_what_it_needs_is_refused_before_the_run(teacher, message):
+    """Tables, linear dynamics, or a trained critic's file: none is there in an online run of this environment."""
+    with pytest.raises(ConfigError, match=message):
+        recipe(teacher=teacher)
+
+
+# keys
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"recipe__bonus": -1}, r"recipe.bonus must be in \[0, inf\), but is -1"),
+        ({"recipe__bonus": 1, "score__members": 1}, "needs score.members >= 2"),
+        ({"recipe__bonus": 1, "recipe__bonus_decay": 1}, r"recipe.bonus_decay must be in \[0, 1\)"),
+        ({"recipe__bonus_decay": 0.1}, "recipe.bonus_decay has no effect: recipe.bonus=0"),
+        ({"recipe__unlabelled": -1}, r"recipe.unlabelled must be in \[0, inf\), but is -1"),
+        (SURF | {"recipe__unlabelled": 0}, "recipe.semi_supervised.threshold has no effect: recipe.unlabelled=0"),
+        (SURF | {"recipe__semi_supervised__threshold": 0.4}, r"threshold must be in \[0.5, 1\), but is 0.4"),
+        (SURF | {"recipe__fit__augment": CROPS}, "takes the place of recipe.fit.augment, which must be null"),
+        ({"recipe__fit__augment": CROPS.replace("crop", "_partial_: true, crop")}, "set recipe.unlabelled"),
+        ({"recipe__meta_every": 30}, "recipe.meta_every must be >= 0 and a multiple of recipe.log_every=40, but is 30"),
+        ({"recipe__meta__batch_size": 9}, "recipe.meta.batch_size has no effect: recipe.meta_every=0"),
+        ({"recipe__meta_every": 40, "recipe__meta__batch_size": 0}, "recipe.meta: batch_size must be >= 1"),
+        ({"recipe__milestones": -1}, "recipe.milestones must be >= 0, but is -1"),
+    ],
+)
+def test_wrong_options_are_named(changed, message):
+    """The key, its value, what is allowed, before there is a run."""
+    with pytest.raises(ConfigError, match=message):
+        recipe(**changed)
+
+
+# the line beside the bar
+
+
+def test_progress_says_answers_accuracy_and_return(tmp_path):
+    """At every stop what is known by then; outside a terminal, at the end."""
+    settings = recipe("ppo").settings
+    notes, console = [], Console(record=True, force_terminal=False, width=120)
+    with progress_bars(console) as bars:
+
+        def show(*told):
+            notes.append(told)
+            bars(*told)
+
+        run_online_arm("aligned", path=begun(tmp_path / "run").path, settings=settings, show=show)
+    assert [step for _, step, _, _ in notes] == [40, 80, 120, 160, 200, 240]
+    assert "answers" not in notes[0][3]
+    assert "7 answers" in notes[1][3]
+    assert all(part in notes[-1][3] for part in ("14 answers", "% right", "return"))
+    assert f"aligned: 240/240 done ({notes[-1][3]})" in console.export_text()
