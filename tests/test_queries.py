@@ -64,7 +64,7 @@ def walks(seed, lengths=(12, 3, 20, 9), D=3):
 
 def ensemble(episodes, **options):
     o, a = torch.from_numpy(episodes.observations[:9]), torch.from_numpy(episodes.actions[:9])
-    return ReturnEnsemble.for_data(observations=o, actions=a, seed=0, **{"hidden": (8,), **options})
+    return ReturnEnsemble.for_data(observations=o, actions=a, **{"seed": 0, "hidden": (8,), **options})
 
 
 EPISODES = walks(0)

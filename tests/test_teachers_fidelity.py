@@ -88,6 +88,100 @@ def test_every_answer_is_that_of_b_pref(seed, session, **knobs):
     np.testing.assert_equal(teacher.answer(first, second, Draws(*draws)), expected)
 
 
+def in_order(one, two, *, teacher, power, draws):
+    """One pair, as B-Pref's code goes about it, for segments that may be of unequal lengths, from lists of rewards."""
+    margin = teacher.reward_per_step * max(len(one), len(two))
+    if teacher.skip > 0 and max(sum(one), sum(two)) <= teacher.skip**power * margin:
+        return math.nan
+    equal = abs(sum(one) - sum(two)) < teacher.equal**power * margin  # before myopia: undiscounted
+    late = []
+    for rewards in (one, two):
+        seen = list(rewards)
+        for t in range(len(seen) - 1):  # each step makes all before it weigh less
+            seen[: t + 1] = [teacher.gamma * reward for reward in seen[: t + 1]]
+        late.append(sum(seen))
+    if math.isinf(teacher.beta):
+        answer = 0.5 if late[0] == late[1] and teacher.fidelity == "paper" else float(late[0] >= late[1])
+    else:
+        answer = float(draws[0] < 1 / (1 + math.exp(teacher.beta * (late[1] - late[0]))))
+    answer = 1 - answer if draws[1] < teacher.mistake else answer
+    return 0.5 if equal else answer  # after the mistake: what is equal stays equal
+
+
+@given(
+    seed=SEEDS,
+    beta=st.sampled_from([0.5, 3.0, math.inf]),
+    gamma=st.sampled_from([0.5, 1.0]),  # exact in binary, so that ties are ties
+    mistake=st.sampled_from([0.0, 0.4, 1.0]),
+    skip=st.sampled_from([0.0, 0.5, 1.5]),
+    equal=st.sampled_from([0.0, 0.25, 1.0]),
+    fidelity=st.sampled_from(["paper", "bpref"]),
+    session=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_segments_of_unequal_lengths_are_answered_in_the_order_of_b_pref(seed, session, **knobs):
+    """Skip, equal, myopia, choice, mistake, equal again: pair by pair, with thresholds by the longer segment."""
+    rng, n, T = np.random.default_rng(seed), 25, 5
+    lengths = rng.integers(1, T + 1, size=(2, n))
+    sides = []
+    for length in lengths:
+        whole = with_rewards(rng.integers(0, 4, (n, T)) / 4)  # what lies behind the end is not 0
+        mask = torch.arange(T) < torch.as_tensor(length)[:, None]
+        sides.append(SegmentBatch(whole.observations, whole.actions, mask, whole.true_reward))
+    teacher = SimulatedTeacher(**knobs).calibrated(0.5, session=session)
+    draws = rng.random((2, n))
+    power = 2 if teacher.fidelity == "bpref" and session else 1
+    expected = [
+        in_order(*(side.true_reward[k, : lengths[s, k]].tolist() for s, side in enumerate(sides)), teacher=teacher,
+                 power=power, draws=draws[:, k])
+        for k in range(n)
+    ]  # fmt: skip
+    np.testing.assert_equal(teacher.answer(*sides, Draws(*draws)), expected)
+
+
+@given(seed=SEEDS, mistake=st.floats(0, 1), gamma=st.sampled_from([0.5, 1.0]), equal=st.sampled_from([0.0, 0.2]))
+@settings(max_examples=40, deadline=None)
+def test_mistakes_are_binomial_at_any_rate(seed, mistake, gamma, equal):
+    """Of what is not equal a share of ε is wrong, within six deviations, whatever else the teacher is."""
+    first, second = quarters(seed, n=2000)
+    right = SimulatedTeacher(gamma=gamma, equal=equal).calibrated(0.5)
+    truth = right.answer(first, second, np.random.default_rng(0))
+    found = replace(right, mistake=mistake).answer(first, second, np.random.default_rng(seed))
+    decided = truth != 0.5
+    n, wrong = decided.sum(), (found != truth).sum()
+    assert (found[~decided] == 0.5).all()
+    assert abs(wrong - n * mistake) <= 6 * math.sqrt(n * mistake * (1 - mistake)) + 1e-9
+
+
+@given(seed=SEEDS, beta=st.floats(0, 20), gap=st.sampled_from([-1.0, -0.25, 0.0, 0.25, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_choices_are_binomial_at_any_rationality(seed, beta, gap):
+    """ "First" comes with σ(β ΔR), within six deviations, and "second" with what is left to one."""
+    n = 2000
+    first, second = with_rewards([[1.0 + gap, 0.5]] * n), with_rewards([[1.0, 0.5]] * n)
+    found = SimulatedTeacher(beta=beta).answer(first, second, np.random.default_rng(seed))
+    p = 1 / (1 + math.exp(-beta * gap))
+    assert (found == 1).sum() + (found == 0).sum() == n
+    assert abs((found == 1).sum() - n * p) <= 6 * math.sqrt(n * p * (1 - p)) + 1e-9
+
+
+@given(seed=SEEDS, skip=st.floats(0, 1.5), equal=st.floats(0, 1.5), session=st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_thresholds_are_those_of_the_first_session_or_of_the_square_of_their_share(seed, skip, equal, session):
+    """By the paper every session is the first; by the code every later one is the paper's with ε², and never ε³."""
+    first, second = quarters(seed)
+
+    def answers(teacher, session):
+        told = replace(teacher, beta=1.0).calibrated(0.5, session=session)  # a finite beta knows no ties
+        return told.answer(first, second, np.random.default_rng(seed))
+
+    paper, squared = SimulatedTeacher(skip=skip, equal=equal), SimulatedTeacher(skip=skip**2, equal=equal**2)
+    code = replace(paper, fidelity="bpref")
+    np.testing.assert_equal(answers(paper, session), answers(paper, 0))
+    np.testing.assert_equal(answers(code, 0), answers(paper, 0))
+    np.testing.assert_equal(answers(code, session), answers(squared, session))
+
+
 def test_thresholds_of_the_paper_do_not_drift_over_sessions_and_those_of_the_code_do_once():
     """Hand-worked, ε = 0.1 and a mean return of 1 a segment: differences below 0.1 are equal, or below 0.01."""
     first, second = with_rewards([[0.5, 0.5]] * 3), with_rewards([[0.5, 0.495], [0.5, 0.45], [0.5, 0.3]])

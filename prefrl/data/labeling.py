@@ -71,8 +71,8 @@ def label(
     Without ``ask_again`` what is skipped counts as asked, as in B-Pref's code, and there are fewer answers, or none.
 
     A teacher that has ``raters``, as a population, is asked as these: ``assign`` says who answers which pair. Each
-    answer holds the number and the parameters of its own rater: the number of its earlier answers among ``known``,
-    else the smallest free one from the rater's place in the population on.
+    answer holds the session, and the number and the parameters of its own rater: the number of its earlier answers
+    among ``known``, else the smallest free one from the rater's place in the population on.
 
     A rater's thresholds refer to the rewards of all episodes, or of so many ``last_episodes`` (10 in B-Pref's code,
     arXiv 2111.03026, which asks in sessions 0, 1, … as the data grow); what it has answered before is counted in
@@ -91,7 +91,7 @@ def label(
             rater.calibrated(scale, session=session, answered=int(count))
             for rater, scale, count in zip(raters, scales, counts, strict=True)
         ]
-        texts = [json.dumps(rater.parameters()) for rater in told]
+        texts = [json.dumps({**rater.parameters(), "session": session}) for rater in told]
         first, second = query(episodes.lengths, missing, segment_length, rng)
         who = teacher.assign(len(first), rng) if hasattr(teacher, "assign") else np.zeros(len(first), dtype=np.int64)
         p_first = answer_as(told, who, episodes.segments(first), episodes.segments(second), rng)
