@@ -27,7 +27,15 @@ EPILOG = """examples:
   prefrl train --cfg job                            every key with its value
   prefrl train experiment=point recipe.comparisons=50 seed=3 out=runs/mine
   eval "$(prefrl completion bash)"                  keys and options by TAB
+
+one run for each value, and one report on all of them:
+  -m:  prefrl train -m seed=0,1,2 experiment=point  (in parallel, on Slurm, again: prefrl train --help)
 """
+MULTIRUN = """prefrl train -m key=a,b key=range(0,3) runs every combination by Hydra's multirun, one after the other,
+each in a folder named by its words, and writes one report on all of them. out=FOLDER is where; given again, finished
+runs are skipped and the others continued. In parallel: hydra/launcher=joblib hydra.launcher.n_jobs=4 (the extra
+"sweep"), with one process a run; on Slurm: hydra/launcher=submitit_slurm hydra.launcher.partition=NAME (the extra
+"slurm")."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"prefrl: {explain(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt as stopped:
-        again = f"; continue with `prefrl resume {stopped}`" if str(stopped) else ""
+        again = f"; continue with `{stopped}`" if str(stopped) else ""
         print(f"\nprefrl: stopped{again}", file=sys.stderr)
         return 130
 
@@ -104,13 +112,16 @@ def run(words: Sequence[str]) -> int:
         print("\n".join(candidates(words[2] if len(words) > 2 else "")))
         return 0
     given, overrides, show_config = parse(name, words[1:])
+    multirun = name == "train" and not {"-m", "--multirun"}.isdisjoint(words)
+    if multirun and show_config:
+        raise ConfigError("--cfg job shows the configuration of one run: leave out -m.")
     if name == "doctor" and not show_config:
         from prefrl.doctor import doctor
 
         return doctor(overrides)
     from prefrl import commands  # only now: it imports Hydra
 
-    return commands.call(name, given, overrides, show_config=show_config)
+    return commands.call(name, given, overrides, show_config=show_config, multirun=multirun)
 
 
 def overview() -> str:
@@ -127,14 +138,18 @@ def parse(name: str, words: Sequence[str]) -> tuple[list[str], list[str], bool]:
     """
     command = COMMANDS[name]
     shape = " ".join([*command.arguments, *(["[key=value …]"] if command.configured else [])])
-    usage = f"prefrl {name} {shape}"
-    parser = Parser(prog=f"prefrl {name}", usage=usage, description=command.summary, allow_abbrev=False)
+    usage = f"prefrl {name} {'[-m] ' * (name == 'train')}{shape}"
+    epilog = MULTIRUN if name == "train" else None
+    parser = Parser(prog=f"prefrl {name}", usage=usage, description=command.summary, epilog=epilog, allow_abbrev=False)
+    if name == "train":
+        parser.add_argument("-m", "--multirun", action="store_true", help="a run for each value, as in seed=0,1,2")
     if command.configured:
         parser.add_argument("--cfg", choices=["job"], help="print every key with its value, and do nothing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     found = parser.parse_intermixed_args(list(words))
-    overrides = [word for word in found.words if command.configured and KEY_VALUE.match(word)]
+    of_hydra = ("hydra/",) if name == "train" and found.multirun else ()  # as in hydra/launcher=joblib
+    overrides = [w for w in found.words if command.configured and (KEY_VALUE.match(w) or w.startswith(of_hydra))]
     given = [word for word in found.words if word not in overrides]
     show_config = command.configured and found.cfg is not None
     if not show_config or given:
@@ -147,6 +162,7 @@ def _check_arguments(name: str, command: Command, given: Sequence[str]) -> None:
     if len(given) < len(required):
         usage = f"prefrl {name} {' '.join(command.arguments)} [key=value …]"
         raise ConfigError(f"{required[len(given)]} is missing: {usage}")
-    if len(given) > len(command.arguments):
+    repeated = bool(command.arguments) and command.arguments[-1].endswith("…]")
+    if len(given) > len(command.arguments) and not repeated:
         extra = given[len(command.arguments)]
         raise ConfigError(f"Cannot read {extra!r}: expected key=value. See `prefrl {name} --help`.")

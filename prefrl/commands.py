@@ -7,32 +7,33 @@ from __future__ import annotations
 
 import inspect
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from prefrl.catalog import describe, group_named, groups, option_values, options
-from prefrl.config import Composed, build, compose, from_saved, locate
-from prefrl.errors import ConfigError, PrefrlError, RunDirectoryError
+from prefrl.config import Composed, build, compose, locate
+from prefrl.errors import ConfigError, RunDirectoryError
 from prefrl.launch import check_query, check_teacher, limit_threads, make_recipe, try_parts
+from prefrl.running import default_folder, open_run, start, work
 from prefrl.signatures import check_arguments, hint
-
-if TYPE_CHECKING:
-    from prefrl.runs import RunDirectory
 
 __all__ = ["call"]
 
 
-def call(name: str, given: Sequence[str], overrides: Sequence[str], *, show_config: bool = False) -> int:
-    """Run a command; returns the exit code."""
+def call(
+    name: str, given: Sequence[str], overrides: Sequence[str], *, show_config: bool = False, multirun: bool = False
+) -> int:
+    """Run a command, or ``train`` many times (multirun); returns the exit code."""
+    if multirun:
+        from prefrl.sweeps import sweep
+
+        return sweep(overrides)
     if show_config:
         print(compose(name, [*_named(name, given), *overrides], incomplete=True).text, end="")
         return 0
@@ -50,50 +51,12 @@ def _named(name: str, given: Sequence[str]) -> list[str]:
 
 def train(*, overrides: Sequence[str]) -> None:
     config = compose("train", overrides)
-    recipe = make_recipe(config)
-    from prefrl.runs import RunDirectory
-
-    words = shlex.join(["prefrl", "train", *overrides])
-    out = config.settings.out or default_folder(config)
-    _train(recipe, RunDirectory.create(out, config=f"# {words}\n{config.text}"))
-
-
-def default_folder(config: Composed) -> Path:
-    """runs/<recipe>-<experiment, dataset or data>-<date>-<time>."""
-    choices, dataset = config.choices, config.settings.dataset
-    what = choices.get("experiment") or Path(dataset or choices.get("data", "run")).name
-    return Path("runs", f"{choices['recipe']}-{what}-{datetime.now():%Y%m%d-%H%M%S}")
+    start(config, config.settings.out or default_folder(config), words=overrides)
 
 
 def resume(run: str, *, overrides: Sequence[str]) -> None:
-    directory, config = _open(run)
-    _train(make_recipe(config.changed(workers=compose("resume", overrides).settings.workers)), directory)
-
-
-def _open(path: str) -> tuple[RunDirectory, Composed]:
-    """A run directory and its configuration."""
-    config = from_saved(Path(path) / "config.yaml") if (Path(path) / "config.yaml").is_file() else None
-    if config is not None:
-        limit_threads(config.settings.threads)
-    from prefrl.runs import RunDirectory
-
-    directory = RunDirectory.open(path)
-    assert config is not None  # open raises where there is no config.yaml
-    return directory, config
-
-
-def _train(recipe: Any, run: RunDirectory) -> None:
-    print(f"run:    {run.path}")
-    again = shlex.quote(str(run.path))
-    try:
-        recipe.train(run)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(again) from None
-    except BrokenExecutor as error:
-        raise PrefrlError(
-            "A worker process was killed, probably because memory ran out. "
-            f"Continue with `prefrl resume {again}`, with a lower workers=…"
-        ) from error
+    directory, config = open_run(run)
+    work(make_recipe(config.changed(workers=compose("resume", overrides).settings.workers)), directory)
 
 
 def collect(*, overrides: Sequence[str]) -> None:
@@ -215,7 +178,7 @@ def _features_of(*datasets: Any) -> str:
 
 def evaluate(run: str, *, overrides: Sequence[str]) -> None:
     settings = compose("evaluate", overrides).settings
-    directory, config = _open(run)
+    directory, config = open_run(run)
     recipe = make_recipe(config)
     _check_arms(recipe, [settings.arm], key="arm")
     result = recipe.evaluate(directory, arm=settings.arm, episodes=settings.episodes, seed=settings.seed)
@@ -264,7 +227,7 @@ def render(run: str, *, overrides: Sequence[str]) -> int:
     suffix = Path(settings.out).suffix.lower() if settings.out is not None else ".mp4"
     if suffix not in (".mp4", ".gif"):
         raise ConfigError(f"out={settings.out}: a video's name ends with .mp4 or .gif.")
-    directory, config = _open(run)
+    directory, config = open_run(run)
     recipe = make_recipe(config)
     _check_arms(recipe, settings.arms or (), key="arms")
     video = recipe.render(directory, arms=settings.arms)
@@ -281,10 +244,18 @@ def render(run: str, *, overrides: Sequence[str]) -> int:
     return 0
 
 
-def report(run: str, *, overrides: Sequence[str]) -> None:
-    compose("report", overrides)
-    directory, config = _open(run)
-    print(f"report: {make_recipe(config).report(directory)}")
+def report(*runs: str, overrides: Sequence[str]) -> None:
+    out = getattr(compose("report", overrides).settings, "out", None)
+    if len(runs) == 1 and (not Path(runs[0]).is_dir() or (Path(runs[0]) / "config.yaml").is_file()):
+        if out is not None:
+            raise ConfigError(f"out has no effect with one run: its report is {Path(runs[0], 'report.html')}.")
+        directory, config = open_run(runs[0])
+        print(f"report: {make_recipe(config).report(directory)}")
+        return
+    limit_threads(1)
+    from prefrl.evaluation.seeds_report import report_seeds
+
+    print(f"report: {report_seeds(runs, out)}")
 
 
 def import_file(name: str, file: str, *, overrides: Sequence[str]) -> None:

@@ -55,6 +55,9 @@ def candidates(line: str) -> list[str]:
     return sorted(word for word in _possible(command, given, last) if word.startswith(last))
 
 
+LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")  # Hydra's own, and those of the extras
+
+
 def _possible(command: str, given: list[str], last: str) -> Iterator[str]:
     if command == "completion":
         yield from SCRIPTS
@@ -65,7 +68,7 @@ def _possible(command: str, given: list[str], last: str) -> Iterator[str]:
     elif command in COMMANDS and COMMANDS[command].configured:
         yield from _keys(command, given, last)
     if last.startswith("-"):
-        yield from ("--cfg", "--debug", "--help")
+        yield from ("--cfg", "--debug", "--help", *(["--multirun", "-m"] if command == "train" else []))
 
 
 def _keys(command: str, given: list[str], last: str) -> Iterator[str]:
@@ -73,9 +76,14 @@ def _keys(command: str, given: list[str], last: str) -> Iterator[str]:
     used = {key: value for key, _, value in (word.partition("=") for word in given)}
     found = slots(command, used)
     key, equals, value = last.partition("=")
+    multirun = not {"-m", "--multirun"}.isdisjoint(given)
+    if multirun and last.startswith("hydra"):
+        yield from (f"hydra/launcher={name}" for name in LAUNCHERS)
+        return
     if equals:
         if key in found:
-            yield from (f"{key}={option}" for option in options(found[key][0]))
+            before = value[: value.rfind(",") + 1] if multirun else ""  # of a sweep, what stands before the last comma
+            yield from (f"{key}={before}{option}" for option in options(found[key][0]))
         elif key in ("out", "dataset"):
             yield from (f"{key}={path}" for path in _folders(value))
         return
@@ -88,6 +96,7 @@ def _keys(command: str, given: list[str], last: str) -> Iterator[str]:
     own = [name for name in read_yaml(command) if name not in ("defaults", *found)]
     yield from (f"{name}=" for name in [*found, *own] if name not in used)
     yield from (f"{name}." for name in found)
+    yield from ["hydra/launcher="] if multirun else []
 
 
 def _leaves(node: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ from prefrl.errors import ConfigError, DamagedFile, PrefrlError
 from prefrl.schemas import SCHEMAS
 from prefrl.signatures import check_arguments, hint
 
-__all__ = ["Composed", "build", "check", "compose", "from_saved", "locate"]
+__all__ = [
+    "Composed", "build", "check", "compose", "first_line", "from_saved", "in_hydra_grammar", "locate", "quoted",
+    "split_words",
+]  # fmt: skip
 
 Slots = dict[str, tuple[str, str | None]]  # slot → (group, default option)
 UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -60,7 +63,7 @@ def compose(command: str, overrides: Sequence[str] = (), *, incomplete: bool = F
 
     ``incomplete`` leaves what is required and not given as ``???``, to show the configuration.
     """
-    words, available = _words(overrides), slots(command)
+    words, available = split_words(overrides), slots(command)
     for slot in available.keys() & words.keys():
         _check_option(slot, available[slot][0], words[slot])
     try:
@@ -71,10 +74,7 @@ def compose(command: str, overrides: Sequence[str] = (), *, incomplete: bool = F
     words |= dict.fromkeys(unfilled, "null")
     own = {f.name for f in fields(SCHEMAS[command])}
     named_as_groups = {k: v for k, v in words.items() if k in own and k in groups()}  # Hydra would seek an option
-    effective = {k: v for k, v in words.items() if (v, available.get(k, ("", ""))[1]) != ("null", None)}
-    texts = {
-        key: _override(command, key, value, available) for key, value in effective.items() if key not in named_as_groups
-    }
+    texts = {k: text for k, text in in_hydra_grammar(command, words, available).items() if k not in named_as_groups}
     try:
         cfg = _hydra_compose(command, list(texts.values()))
     except UNREADABLE as error:
@@ -92,7 +92,14 @@ def compose(command: str, overrides: Sequence[str] = (), *, incomplete: bool = F
     return replace(composed, text="".join(f"{slot}: ???\n" for slot in unfilled) + composed.text)
 
 
-def _words(overrides: Sequence[str]) -> dict[str, str]:
+def in_hydra_grammar(command: str, words: Mapping[str, str], available: Slots) -> dict[str, str]:
+    """Key → the override that says to Hydra what our word ``key=value`` says; none where that changes nothing."""
+    effective = {k: v for k, v in words.items() if (v, available.get(k, ("", ""))[1]) != ("null", None)}
+    return {key: _override(command, key, value, available) for key, value in effective.items()}
+
+
+def split_words(overrides: Sequence[str]) -> dict[str, str]:
+    """Key → value of ``key=value`` words; a key given twice is an error."""
     words = dict(_split(word) for word in overrides)
     if len(words) < len(overrides):
         keys = [_split(word)[0] for word in overrides]
@@ -169,8 +176,17 @@ def _override(command: str, key: str, value: str, available: Slots) -> str:
         return f"~{name}" if value == "null" else f"{name}={value}"
     text_keys = [f.name for f in fields(SCHEMAS[command]) if f.type in ("str", "str | None")]
     if key in text_keys and value != "null" and value[:1] not in "'\"":
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        value = quoted(value)
     return f"{key}={value}"
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes any.
+
+    >>> quoted("a, b")
+    "'a, b'"
+    """
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _hydra_compose(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -181,7 +197,8 @@ def _hydra_compose(command: str, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(f"Cannot read {text!r}: quote special characters, as in key='\"a, b\"'.") from error
         if parsed.is_sweep_override():
             key = text.partition("=")[0]
-            raise ConfigError(f"{text}: several values for one key; write a list as {key}=[a,b].")
+            each = f" To run each of them: prefrl train -m {text} …" if command == "train" else ""
+            raise ConfigError(f"{text}: several values for one key; write a list as {key}=[a,b].{each}")
     with hydra.initialize_config_dir(str(config_root()), version_base="1.3"):
         return hydra.compose(command, list(overrides))
 
@@ -197,7 +214,7 @@ def _checked(
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(first_line(error)) from error
     plain: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     schema = SCHEMAS[command]
     names = {f.name for f in fields(schema)}
@@ -235,10 +252,11 @@ def _check_keys(words: dict[str, str], valid: list[str], available: Slots) -> No
 
 def _said(error: BaseException) -> str:
     """In one line: of a YAML error all of it, because the file's name comes last."""
-    return " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else _first_line(error)
+    return " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without what Hydra adds below."""
     return str(error).strip().partition("\n")[0]
 
 
@@ -254,7 +272,7 @@ def locate(target: str, *, key: str) -> Any:
     try:
         found = get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise ConfigError(f"{key}._target_: cannot find {target!r} ({reason}).") from error
     if not callable(found):
         raise ConfigError(f"{key}._target_: {target!r} is not a function or class.")
@@ -297,4 +315,4 @@ def build(node: Any, *, key: str) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         kind = type(cause) if isinstance(cause, PrefrlError) else ConfigError
-        raise kind(f"{key}: {_first_line(cause)}") from error
+        raise kind(f"{key}: {first_line(cause)}") from error

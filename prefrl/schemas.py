@@ -26,7 +26,7 @@ COMMANDS = {
     "resume": Command(("RUN",), "continue a stopped run at its last completed step"),
     "evaluate": Command(("RUN",), "roll a trained policy out on new seeds"),
     "render": Command(("RUN",), "make the video of a run's policies anew"),
-    "report": Command(("RUN",), "make report.html of a run anew"),
+    "report": Command(("RUN", "[RUN …]"), "make report.html of a run anew, or one of many runs: means over seeds"),
     "collect": Command((), "make a dataset of episodes"),
     "label": Command(("DATASET",), "let a simulated teacher compare segments of a dataset"),
     "transfer": Command(
@@ -139,7 +139,9 @@ class RenderConfig(CommandConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(CommandConfig):
-    """``prefrl report RUN`` has no keys."""
+    """Keys of ``prefrl report RUN …``."""
+
+    out: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ LAYERS = [
     {"scores", "teachers", "data", "queries", "solvers", "value_oracles", "transfer"},
     {"train", "evaluation"},
     {"recipes", "labelling", "benchmarks"},
-    {"signatures", "catalog", "schemas", "config", "launch", "commands", "doctor", "completion", "cli",
-     "__main__"},
+    {"signatures", "catalog", "schemas", "config", "launch", "running", "sweeps", "commands", "doctor",
+     "completion", "cli", "__main__"},
 ]  # fmt: skip
-KNOW_HYDRA = {"prefrl.config", "prefrl.cli"}
+KNOW_HYDRA = {"prefrl.config", "prefrl.cli", "prefrl.sweeps"}
 AGENTS_MAY_USE = {"core", "linear", "returns", "losses", "protocols", "files", "errors", "spaces"}
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
