@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prefrl.core import SegmentRefs, require_finite
-from prefrl.data.dataset import Episodes
+from prefrl.data.dataset import Episodes, require_inside
 from prefrl.data.query import RefPairs, joined
 from prefrl.errors import ConfigError
 from prefrl.protocols import Score
@@ -75,21 +75,42 @@ def acquisition(name: str) -> Callable[[Tensor], Tensor]:
 def pair_logits(score: Score, episodes: Episodes, pairs: RefPairs, *, batch_size: int = 4096) -> Tensor:
     """(N, M): what each member of a ``score`` expects of M pairs; each different segment is scored once.
 
-    ``batch_size`` steps are computed at a time; it changes no more than the last digits. The score must not be in
-    training mode (``fit_score`` leaves none in it).
+    Where a score is the sum of its steps' rewards (``additive``), that is each different step. ``batch_size`` steps are
+    computed at a time; it changes no more than the last digits. The score must not be in training mode (``fit_score``
+    leaves none in it).
     """
     places = joined(*pairs)
     rows = np.stack([places.episode, places.start, places.length], axis=1)
     different, of_place = np.unique(rows, axis=0, return_inverse=True)
-    at_once = max(1, batch_size // int(places.length.max(initial=1)))
+    of = _by_steps if getattr(score, "additive", False) else _by_segments
     with torch.no_grad():
-        scores = torch.cat(
-            [
-                score(episodes.segments(SegmentRefs(*different[begin : begin + at_once].T)).without_true_reward())
-                for begin in range(0, len(different), at_once)
-            ],
-            dim=1,
-        )
+        scores = of(score, episodes, SegmentRefs(*different.T), batch_size)
     require_finite("scores of segments", scores)
     first, second = torch.from_numpy(of_place.reshape(2, -1))
     return scores[:, first] - scores[:, second]
+
+
+def _by_segments(score: Score, episodes: Episodes, refs: SegmentRefs, batch_size: int) -> Tensor:
+    """(N, M): scores of the segments."""
+    at_once = max(1, batch_size // int(refs.length.max(initial=1)))
+    batches = (refs[begin : begin + at_once] for begin in range(0, len(refs), at_once))
+    return torch.cat([score(episodes.segments(batch).without_true_reward()) for batch in batches], dim=1)
+
+
+def _by_steps(score: Score, episodes: Episodes, refs: SegmentRefs, batch_size: int) -> Tensor:
+    """(N, M): the same, as differences of running sums of the rewards of all steps that are in a segment."""
+    require_inside(refs, episodes.lengths)
+    begin = episodes.step_offsets[refs.episode] + refs.start
+    edges = np.zeros(episodes.num_steps + 1, dtype=np.int64)
+    np.add.at(edges, begin, 1)
+    np.add.at(edges, begin + refs.length, -1)
+    covered = np.cumsum(edges[:-1]) > 0  # (N,) steps of the episodes
+    steps = np.flatnonzero(covered)
+    states = steps + episodes.episode_of_step[steps]
+    rewards = [
+        score.reward(torch.from_numpy(episodes.observations[o]), torch.from_numpy(episodes.actions[a]))
+        for o, a in ((states[i : i + batch_size], steps[i : i + batch_size]) for i in range(0, len(steps), batch_size))
+    ]
+    sums = F.pad(torch.cat(rewards, dim=1).double().cumsum(1), (1, 0))  # (N, steps + 1)
+    first = torch.from_numpy(np.cumsum(covered) - 1)[begin]  # which of the covered steps a segment begins with
+    return (sums[:, first + torch.from_numpy(refs.length)] - sums[:, first]).to(rewards[0].dtype)

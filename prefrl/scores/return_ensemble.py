@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefrl.errors import ConfigError
-from prefrl.linear import stacked_mlp
+from prefrl.scores.inference import stacked_values
 from prefrl.scores.standardized import StandardizedScore
 
 __all__ = ["ReturnEnsemble"]
@@ -44,6 +44,8 @@ class ReturnEnsemble(StandardizedScore):
         seed: of the initial weights (those of ``nn.Linear``, drawn for each member on its own).
     """
 
+    additive = True  # a score is the sum of the rewards of its steps, whatever stands around them
+
     def __init__(
         self,
         *,
@@ -61,7 +63,7 @@ class ReturnEnsemble(StandardizedScore):
         sizes = [observation_size + action_size, *hidden, 1]
         super().__init__(input_size=sizes[0], members=members, normalize=normalize, std_floor=std_floor)
         self.output = output
-        self._activation = ACTIVATIONS[activation]
+        self._activation = activation
         generator = torch.Generator().manual_seed(seed)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -112,7 +114,8 @@ class ReturnEnsemble(StandardizedScore):
 
     def _rewards(self, inputs: Tensor) -> Tensor:
         """(N, M, D + A) -> (N, M)."""
-        rewards = stacked_mlp(inputs, list(self.weights), list(self.biases), activation=self._activation).squeeze(-1)
+        weights, biases, name = list(self.weights), list(self.biases), self._activation
+        rewards = stacked_values(inputs, weights, biases, name=name, activation=ACTIVATIONS[name])
         return torch.tanh(rewards) if self.output == "tanh" else rewards
 
 

@@ -61,7 +61,7 @@ class StandardizedScore(nn.Module):
     def standardize(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(..., D + A): what the networks see of (..., D), (..., A)."""
         inputs = torch.cat([observations, actions], dim=-1)
-        return (inputs - self.mean) / self.std if self.normalize else inputs
+        return inputs.sub_(self.mean).div_(self.std) if self.normalize else inputs
 
     @abstractmethod
     def reward(self, observations: Tensor, actions: Tensor) -> Tensor:

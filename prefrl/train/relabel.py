@@ -26,7 +26,7 @@ def relabel(
     observations: Tensor,
     actions: Tensor,
     *,
-    batch_size: int = 1024,
+    batch_size: int = 8192,
     reduce: Reduction = "mean",
     pessimism: float = 1.0,
 ) -> Tensor:
@@ -34,8 +34,8 @@ def relabel(
 
     The std is that of the mixture of all members, √(mean σ_i² + var μ_i) (Lakshminarayanan et al. 2017, arXiv
     1612.01474, §2.4), with σ_i of a score that has an ``uncertainty``, and 0 of one that has none. ``pessimism`` k >= 0
-    is read by "pessimistic" only. ``batch_size`` steps are computed at a time (the default keeps 256 wide layers in a
-    processor's cache); it changes no more than the last digits.
+    is read by "pessimistic" only. ``batch_size`` steps are computed at a time (the default is enough for narrow
+    networks to be quick, and not too many for wide ones); it changes no more than the last digits.
     """
     if reduce not in REDUCTIONS:
         raise ConfigError(f"reduce must be one of {', '.join(REDUCTIONS)}, but is {reduce!r}.")

@@ -1,0 +1,163 @@
+"""Rows queries of ``prefrl bench online``: what a reward learns from as many answers, by how they were asked for.
+
+Active learning on a pool, apart from the loop that would else make another pool for every strategy: episodes of an
+agent that was learning (the pools of rows learning) or of scripts are given; a teacher is asked in sessions, the first
+of them uniform, and the same ensemble goes on learning after each, as in B-Pref (Lee et al. 2021, arXiv 2111.03026). It
+is judged by the order of random pairs of windows of episodes that nobody was asked about.
+
+Axes: R seeds, S sessions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from prefrl.benchmarks.cells import code_version
+from prefrl.benchmarks.findings import Finding, Progress, at_least
+from prefrl.data.dataset import Episodes
+from prefrl.data.labeling import answer_generator, label
+from prefrl.data.preferences import Preferences
+from prefrl.data.storage import read_dataset
+from prefrl.evaluation.intervals import paired_difference
+from prefrl.evaluation.pair_accuracy import pair_accuracy
+from prefrl.files import read_json, write_json
+from prefrl.queries import Questions
+from prefrl.train.fit_score import score_optimizer
+from prefrl.train.relabel import relabel
+
+__all__ = ["Asking", "Pool", "accuracies", "query_findings"]
+
+
+class Pool(NamedTuple):
+    """Episodes that are asked about. dataset: a folder · seed: of the draw of both halves, questions and networks."""
+
+    task: str
+    seed: int
+    dataset: Path
+
+
+class Asking(NamedTuple):
+    """answers: of all sessions together · teacher, score, fit: as in recipe=online."""
+
+    answers: int
+    sessions: int
+    segment_length: int
+    teacher: Any
+    score: Callable[..., Any]
+    fit: Callable[..., Any]
+
+
+def accuracies(pool: Pool, *, query: Any, asking: Asking) -> list[float]:
+    """(S,): share of pairs that the reward orders rightly after each session; equal seeds, equal numbers.
+
+    Every other episode is asked about, the rest only measured.
+    """
+    torch.set_num_threads(1)
+    episodes = read_dataset(pool.dataset)
+    order = np.random.default_rng([pool.seed, 2]).permutation(len(episodes))
+    asked, unseen = (episodes.select(np.sort(order[half::2])) for half in (0, 1))
+    score = _score(asking, asked, pool.seed)
+    optimizer, questions, answers = score_optimizer(score), Questions(query), None
+    T, found = asking.segment_length, []
+    for session in range(asking.sessions):
+        due = asking.answers * (session + 1) // asking.sessions - (0 if answers is None else len(answers))
+        new = label(
+            asked, teacher=asking.teacher, comparisons=due, segment_length=T, known=answers, session=session,
+            query=questions.about(asked, score) if session else questions.about(),
+            rng=answer_generator(pool.seed, len(questions)),
+        )  # fmt: skip
+        answers = new if answers is None else Preferences.concat([answers, new])
+        asking.fit(score, answers.comparisons(asked).without_true_reward(), seed=pool.seed + session,
+                   split_seed=pool.seed, optimizer=optimizer)  # fmt: skip
+        inputs = unseen.transitions(torch.zeros(unseen.num_steps))
+        rewards = relabel(score, inputs.observations, inputs.actions)
+        found.append(float(pair_accuracy(rewards, unseen, T, seed=pool.seed) or np.nan))
+    return found
+
+
+def query_findings(
+    show: Progress,
+    *,
+    pools: Sequence[Pool],
+    queries: Mapping[str, Any],
+    asking: Mapping[str, Asking],
+    bars: Mapping[str, Sequence[str]],
+    folder: Path,
+    workers: int,
+    fresh: bool,
+) -> list[Finding]:
+    """Mean accuracy over sessions of every strategy, and of those in ``bars`` the gain over uniform questions.
+
+    queries: name → query; one is "uniform" · asking: task → how it is asked · bars: strategy → tasks on which it shall
+    be no worse than uniform
+    """
+    cells = [(pool, name) for pool in pools for name in queries]
+    curves = _measured(cells, show, queries=queries, asking=asking, folder=folder, workers=workers, fresh=fresh)
+    rng, findings = np.random.default_rng(0), []
+    for task in dict.fromkeys(pool.task for pool in pools):
+        own = [pool for pool in pools if pool.task == task]
+        seeds, n = tuple(pool.seed for pool in own), asking[task].answers
+        mean = {name: np.array([np.mean(curves[pool, name]) for pool in own]) for name in queries}  # (R,)
+        last = {name: np.array([curves[pool, name][-1] for pool in own]) for name in queries}
+        for name in queries:
+            what = f"{task}: pairs ordered rightly, mean over sessions of {n} answers, {name}"
+            findings.append(at_least(f"queries.{task}.{name}", what, float(mean[name].mean()), seeds=seeds))
+            what = f"{task}: the same after all {n} answers, {name}"
+            findings.append(at_least(f"queries.{task}.{name}.last", what, float(last[name].mean()), seeds=seeds))
+            if name != "uniform":
+                gain = paired_difference(mean[name], mean["uniform"], rng=rng)
+                bar = 0.0 if task in bars.get(name, ()) else None
+                what = f"{task}: {name} minus uniform, mean over sessions"
+                findings.append(at_least(f"queries.{task}.{name}-uniform", what, gain, bar, seeds=seeds))
+    return findings
+
+
+def _measured(
+    cells: Sequence[tuple[Pool, str]],
+    show: Progress,
+    *,
+    queries: Mapping[str, Any],
+    asking: Mapping[str, Asking],
+    folder: Path,
+    workers: int,
+    fresh: bool,
+) -> dict[tuple[Pool, str], list[float]]:
+    """(S,) accuracies of every cell; those that this code measured before are read."""
+    found: dict[tuple[Pool, str], list[float]] = {}
+    missing = []
+    for cell in cells:
+        file = _file(folder, *cell)
+        known = read_json(file) if file.is_file() and not fresh else {}
+        if known.get("code") == code_version():
+            found[cell] = known["accuracies"]
+        else:
+            missing.append(cell)
+    show(len(found), len(cells))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as workers_:
+        futures = {
+            workers_.submit(functools.partial(accuracies, pool, query=queries[name], asking=asking[pool.task])):
+            (pool, name) for pool, name in missing
+        }  # fmt: skip
+        for future in as_completed(futures):
+            cell = futures[future]
+            found[cell] = future.result()
+            write_json(_file(folder, *cell), {"accuracies": found[cell], "code": code_version()})
+            show(len(found), len(cells))
+    return found
+
+
+def _file(folder: Path, pool: Pool, query: str) -> Path:
+    return folder / f"{pool.task}-seed{pool.seed}-{query}.json"
+
+
+def _score(asking: Asking, episodes: Episodes, seed: int) -> Any:
+    data = episodes.transitions(torch.zeros(episodes.num_steps))
+    return asking.score(observations=data.observations, actions=data.actions, seed=seed)
