@@ -82,8 +82,14 @@ def assert_equal(one, two):
     assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
 
 
-@both
-@pytest.mark.parametrize("env", ["Pendulum-v1", "Hopper-v5"])
+@pytest.mark.parametrize(
+    ("kind", "env"),
+    [
+        ("sac", "Pendulum-v1"), ("ppo", "Hopper-v5"),
+        pytest.param("sac", "Hopper-v5", marks=pytest.mark.slow),
+        pytest.param("ppo", "Pendulum-v1", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_resumes_bitwise_in_the_middle_of_episodes(kind, env, tmp_path):
     """2k steps are k steps, a file, a new object and k more."""
     whole, first, second = (learner(kind, env) for _ in range(3))
@@ -96,10 +102,13 @@ def test_resumes_bitwise_in_the_middle_of_episodes(kind, env, tmp_path):
     assert_equal(whole.state_dict(), second.state_dict())
 
 
-@both
-def test_processes_change_no_number(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "env"), [("sac", "Pendulum-v1"), ("ppo", "Hopper-v5"),
+                      pytest.param("sac", "Hopper-v5", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_processes_change_no_number(kind, env, tmp_path):
     """In processes, or half in processes, saved and loaded here and there: bitwise what one process gives."""
-    here, apart, again = (learner(kind, "Hopper-v5", subprocesses=there) for there in (False, True, False))
+    here, apart, again = (learner(kind, env, subprocesses=there) for there in (False, True, False))
     try:
         here.collect(HALF, reward=reward)
         apart.collect(HALF, reward=reward)
@@ -230,7 +239,7 @@ def test_is_the_ppo_of_stable_baselines3_with_as_many_environments():
     ).learn(72)  # fmt: skip
     found = ours.model.policy.state_dict()
     for name, weights in theirs.policy.state_dict().items():
-        torch.testing.assert_close(found[name], weights, atol=1e-8, rtol=1e-6)
+        torch.testing.assert_close(found[name], weights, atol=1e-6, rtol=1e-5)
     episodes = ours.episodes()
     assert episodes.terminated.any()
     assert not episodes.terminated.all()
@@ -246,10 +255,9 @@ def test_updates_are_per_environment_step(options, updates):
         assert small.steps == 60
 
 
-@both
 @pytest.mark.parametrize(
-    ("trouble", "said"),
-    [("NaN", r"gave NaN or infinity: the observation"), ("KeyError", "failed: (?s:.*)KeyError: 'l")],
+    ("kind", "trouble", "said"),
+    [("sac", "NaN", r"gave NaN or infinity: the observation"), ("ppo", "KeyError", "failed: (?s:.*)KeyError: 'l")],
 )
 def test_the_environment_that_fails_is_named(kind, trouble, said):
     """By its number and its own step, here and in another process; and no process is left."""
@@ -277,16 +285,17 @@ def test_no_process_outlives_a_killed_run():
     """After ``kill -9`` of what acts, its environments end."""
     script = (
         "import os, signal\n"
-        "from test_online_side_by_side import *\n"
-        "if __name__ == '__main__':\n"
-        "    small = learner('ppo', subprocesses=True)\n"
-        "    small.collect(24)\n"
-        "    print(*(process.pid for process in small.world.envs.processes), flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from functools import partial\n"
+        "import envs\n"
+        "from agents.kept_env import side_by_side\n"
+        "make_env = partial(envs.make, 'prefrl/PointReach-v0', max_episode_steps=20)\n"
+        "made = side_by_side(make_env, seed=0, num_envs=3, subprocesses=True)\n"
+        "made.reset()\n"
+        "print(*(process.pid for process in made.processes), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL
