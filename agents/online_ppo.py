@@ -6,9 +6,9 @@ random numbers are ours. A rollout is rewarded when it is complete, in one batch
 between two rollouts nothing but the policy and the environment goes on, and a state can be saved there: a killed run
 continues to bitwise the same numbers, on one machine with as many threads.
 
-With ``reward="env"`` it is Stable-Baselines3's PPO with as many environments, schedules included, but for rounding: V and log-probs
-of a rollout are computed at once, not step by step. B-Pref's, in 16 or 32 environments, normalizes observations and explores by noise
-that depends on the state; this one does not.
+With ``reward="env"`` it is Stable-Baselines3's PPO with as many environments, schedules included, but for rounding: V and
+log-probs of a rollout are computed at once, not step by step. B-Pref's, in 16 or 32 environments, normalizes
+observations and explores by noise that depends on the state; this one does not.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 from tiny_online import POSITIVE, PositivePoint, answers_of, assert_same_run, places, restored, words
 
 from prefrl.cli import main
+from prefrl.errors import DamagedFile
 from prefrl.files import load_checkpoint
 from prefrl.recipes.online_answers import AnswerBook
 from prefrl.recipes.online_arm import OnlineArm
@@ -240,15 +241,17 @@ CUTS = {"empty": lambda size: 0, "in its first bytes": lambda size: 5, "in its h
 def test_a_file_that_was_cut_is_named(unfinished, whole, cli, tmp_path):
     """Wherever it was cut: its name, and what to do; put back, the run ends as if nothing had been."""
     path = unfinished(tmp_path)
-    for name in ("checkpoint.safetensors", "answers.safetensors"):
+    for name, read in (("checkpoint.safetensors", load_checkpoint), ("answers.safetensors", AnswerBook)):
         damaged = arm(path) / name
         content = damaged.read_bytes()
-        for where, cut in CUTS.items():
+        for cut in CUTS.values():
             damaged.write_bytes(content[: cut(len(content))])
-            code, said = cli("resume", path)
-            assert code == 1, where
-            assert f"{damaged} is not a readable safetensors file" in said, where
-            assert "Restore it, or make it anew." in said, where
+            with pytest.raises(DamagedFile, match=f"{damaged} is not a readable safetensors file"):
+                read(damaged)
+        code, said = cli("resume", path)
+        assert code == 1
+        assert f"{damaged} is not a readable safetensors file" in said
+        assert "Restore it, or make it anew." in said
         damaged.write_bytes(content)
     assert cli("resume", path)[0] == 0
     assert_same_run(RunDirectory.open(path), whole("ppo"))

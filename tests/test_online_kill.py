@@ -1,5 +1,6 @@
 """Laws of a run that is killed: `kill -9` at any time, `prefrl resume`, and the end is that of a run that was not."""
 
+import functools
 import os
 import random
 import signal
@@ -21,7 +22,6 @@ from prefrl.teachers import SimulatedTeacher
 __all__ = ["restored"]  # a fixture for every test here
 
 ROOT = Path(__file__).resolve().parents[1]
-BOTH = pytest.mark.parametrize("kind", ["sac", "ppo"])
 SECONDS = 300  # that a process may take before the test gives up
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -53,7 +53,7 @@ def killed(given, path, *, rows, wait):
     process, deadline = started(given), time.monotonic() + SECONDS
     while process.poll() is None and (not (path / "config.yaml").is_file() or len(read_metrics(arm(path))) < rows):
         assert time.monotonic() < deadline, f"not {rows} rows in {SECONDS} s"
-        time.sleep(0.001)
+        time.sleep(0.01)
     time.sleep(wait)
     process.kill()
     return process.wait() == -signal.SIGKILL
@@ -71,14 +71,20 @@ def assert_kept(before, path):
     assert len(np.unique(places(final), axis=0)) == len(final)
 
 
-@BOTH
-def test_a_killed_run_ends_as_one_that_was_not(kind, tmp_path):
-    """`kill -9` at a random time, `prefrl resume`: bitwise equal weights, metrics, results and answers."""
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Tiny runs in one go: one of each learner, when it is asked for."""
+    return functools.cache(lambda kind: uninterrupted(words(kind), tmp_path_factory.mktemp("whole") / kind))
+
+
+@pytest.mark.parametrize("kind", ["sac", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_one_that_was_not(kind, whole, tmp_path):
+    """`kill -9` at a random time, `prefrl resume` in another process: bitwise equal in all that there is."""
     chance, path, given = random.Random(kind), tmp_path / "run", words(kind)
     assert killed(["train", *given, f"out={path}"], path, rows=chance.randint(1, 4), wait=chance.uniform(0, 0.05))
     before = held(path)
-    assert started(["resume", str(path)]).wait(SECONDS) == 0
-    assert_same_run(RunDirectory.open(path), uninterrupted(given, tmp_path / "whole"))
+    assert main(["resume", str(path)]) == 0
+    assert_same_run(RunDirectory.open(path), whole(kind))
     assert_kept([before], path)
 
 
@@ -120,9 +126,11 @@ main(sys.argv[2:])
 """
 
 
-def test_an_answer_is_asked_once_although_the_run_is_killed_before_the_next_checkpoint(tmp_path, monkeypatch):
-    """Between the writing of the answers and any learning: the teacher is asked 14 times in both lives together."""
+def test_an_answer_is_asked_once_although_the_run_is_killed_before_the_next_checkpoint(whole, tmp_path, monkeypatch):
+    """Between the writing of the answers and any learning: the teacher is asked 14 times in both lives together, and
+    the end is that of a run that was not killed."""
     path, log, answer = tmp_path / "run", tmp_path / "asked", SimulatedTeacher.answer
+    expected = whole("ppo")
     script = [sys.executable, "-c", KILLED_AT_THE_ANSWERS, str(log), "train", *words("ppo"), f"out={path}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": ENVIRONMENT}
     assert subprocess.run(script, timeout=SECONDS, **quiet).returncode == -signal.SIGKILL
@@ -136,14 +144,12 @@ def test_an_answer_is_asked_once_although_the_run_is_killed_before_the_next_chec
     assert main(["resume", str(path)]) == 0
     assert asked == [7, 7]
     assert_kept([(sessions, answers)], path)
+    assert_same_run(RunDirectory.open(path), expected)
 
 
-@BOTH
-def test_two_runs_of_one_seed_are_one_run(kind, tmp_path):
-    """Bitwise equal; another seed differs in weights and in questions."""
-    one, two, other = (
-        uninterrupted(words(kind, seed=seed, recipe__steps=200), tmp_path / str(k)) for k, seed in enumerate((3, 3, 4))
-    )
-    assert_same_run(one, two)
-    assert not np.array_equal(places(answers_of(one)), places(answers_of(other)))
-    assert read_metrics(arm(one.path)) != read_metrics(arm(other.path))
+@pytest.mark.parametrize("kind", ["sac", "ppo"])
+def test_another_seed_is_another_run(kind, whole, tmp_path):
+    """It differs in weights and in questions, as runs of one seed do not."""
+    other = uninterrupted(words(kind, seed=4), tmp_path / "other")
+    assert not np.array_equal(places(answers_of(whole(kind))), places(answers_of(other)))
+    assert read_metrics(arm(whole(kind).path)) != read_metrics(arm(other.path))

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from test_online_recipe import begun, rows, state, stopping
-from tiny_online import answers_of, assert_same_run, words
-from tiny_online import restored as restored
+from tiny_online import answers_of, assert_same_run, begun, restored, rows, state, stopping, words
 
 import envs
 from agents.online_critic import next_critic_update
@@ -35,6 +33,8 @@ from prefrl.scores import ReturnEnsemble
 from prefrl.teachers import SimulatedTeacher
 from prefrl.train.exploration import disagreement_bonus
 from prefrl.train.fit_score import score_optimizer
+
+__all__ = ["restored"]  # a fixture for every test here
 
 SURF = {
     "recipe__unlabelled": 10, "recipe__semi_supervised__threshold": 0.6, "recipe__semi_supervised__crop": "[4, 5]",
@@ -68,14 +68,32 @@ def milestones(run, arm="aligned"):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An arm with all options in one go: a function of which learner, to its settings and its run."""
+    """An arm with all options in one go, by the command: a function of which learner, to its settings and its run."""
 
     @functools.cache
     def made(kind):
-        settings = recipe(kind, **OPTIONS[kind]).settings
-        return settings, trained(tmp_path_factory.mktemp("whole"), settings)
+        changed = OPTIONS[kind] | ({"recipe__video_arms": "[aligned]"} if kind == "ppo" else {})
+        path = tmp_path_factory.mktemp("whole") / "run"
+        assert main(["train", *words(kind, **changed), f"out={path}"]) == 0
+        return recipe(kind, **OPTIONS[kind]).settings, RunDirectory.open(path)
 
     return made
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """PPO without an option, taught by an attribute: its settings, its run, what it told of itself, and the bar."""
+    settings = recipe("ppo", recipe__steps=200, teacher="attribute").settings
+    run, notes = begun(tmp_path_factory.mktemp("plain") / "run"), []
+    console = Console(record=True, force_terminal=False, width=120)
+    with progress_bars(console) as bars:
+
+        def show(*told):
+            notes.append(told)
+            bars(*told)
+
+        run_online_arm("aligned", path=run.path, settings=settings, show=show)
+    return settings, run, notes, console.export_text()
 
 
 # all together
@@ -110,15 +128,13 @@ def test_options_spend_no_answer(whole, kind):
     assert len(answers_of(run)) == 14
 
 
-def test_ppo_runs_from_the_command_line_to_its_report(tmp_path):
+def test_ppo_runs_from_the_command_line_to_its_report(whole):
     """online_agent=ppo_online with its schedules over all steps of the recipe; a finished run resumes to itself."""
-    changed = OPTIONS["ppo"] | {"recipe__video_arms": "[aligned]"}
-    assert main(["train", *words("ppo", **changed), f"out={tmp_path / 'run'}"]) == 0
-    run = RunDirectory.open(tmp_path / "run")
+    run = whole("ppo")[1]
     before, filmed = state(run), run.result("videos")
     assert (filmed["milestones"] == "videos/milestones.mp4") == (filmed["reason"] is None)
-    assert rows(run, "aligned")[120]["clip_range"] == pytest.approx(0.2 * (1 - 120 / 240))
-    assert rows(run, "aligned")[240]["clip_range"] == 0
+    assert rows(run)[120]["clip_range"] == pytest.approx(0.2 * (1 - 120 / 240))
+    assert rows(run)[240]["clip_range"] == 0
     assert before["moments"]["count"] == 80  # two rollouts of exploration
     assert main(["resume", str(run.path), "workers=1"]) == 0
     weights = [checkpoint["learner"]["policy"]["action_net.weight"] for checkpoint in (before, state(run))]
@@ -136,10 +152,9 @@ def test_the_keys_of_prefppo_fit_together():
     assert made.online_agent.keywords["schedule_steps"] == made.steps == 4_000_000
 
 
-def test_a_rollout_is_rewarded_by_the_newest_reward(tmp_path):
+def test_a_rollout_is_rewarded_by_the_newest_reward(plain):
     """PPO learns from no older reward: what lies beside the steps after a session is the reward fitted there."""
-    settings = recipe("ppo", recipe__steps=200, recipe__checkpoint_every=40).settings
-    run = trained(tmp_path, settings)
+    settings, run, *_ = plain
     at_work = OnlineArm("aligned", run.path / "arms/aligned", settings)
     experience = at_work.learner.world.experience
     steps = experience.at(np.arange(160, 200))  # after the last session
@@ -153,10 +168,24 @@ def test_a_rollout_is_rewarded_by_the_newest_reward(tmp_path):
 # the bonus
 
 
-def test_the_bonus_is_stored_as_of_when_a_reward_was_written(tmp_path):
+@pytest.fixture(scope="module")
+def curious(tmp_path_factory):
+    """SAC with a bonus: its settings, its run, and the steps that it has asked a bonus for, in their order."""
+    told = []
+
+    def watched(*args, step, **options):
+        told.append(step)
+        return optimistic(*args, step=step, **options)
+
+    settings = recipe(recipe__bonus=0.5, recipe__bonus_decay=0.01, online_agent__train_every=4).settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(online_arm, "optimistic", watched)
+        return settings, trained(tmp_path_factory.mktemp("curious"), settings), told
+
+
+def test_the_bonus_is_stored_as_of_when_a_reward_was_written(curious):
     """Mean + β (1 − ρ)^t std of the members: t is the last session for what it relabelled, then the step itself."""
-    settings = recipe(recipe__bonus=0.5, recipe__bonus_decay=0.01).settings
-    run = trained(tmp_path, settings)
+    settings, run, _ = curious
     at_work = OnlineArm("aligned", run.path / "arms/aligned", settings)
     steps = at_work.learner.world.experience.at(np.arange(240))
     at_work.learner.close()
@@ -168,19 +197,10 @@ def test_the_bonus_is_stored_as_of_when_a_reward_was_written(tmp_path):
     assert (steps.rewards > members.mean(0)).all()
 
 
-def test_what_is_replayed_has_the_bonus_of_the_present_step(monkeypatch, tmp_path):
+def test_what_is_replayed_has_the_bonus_of_the_present_step(curious):
     """Each sampled batch is rewarded anew, so that between sessions no bonus is older than its step."""
-    told = []
-
-    def watched(*args, step, **options):
-        told.append(step)
-        return optimistic(*args, step=step, **options)
-
-    monkeypatch.setattr(online_arm, "optimistic", watched)
-    settings = recipe(recipe__bonus=0.5, online_agent__train_every=4, recipe__steps=200).settings
-    trained(tmp_path, settings)
     new = [sorted([*range(start + 1, start + 81), *range(start + 4, start + 81, 4)]) for start in (80, 160)]
-    assert told == [80, *new[0], 160, *new[1][:50]]  # and relabelling: updates after the reset read what is stored
+    assert curious[2] == [80, *new[0], 160, *new[1]]  # relabelling too: updates after the reset read what is stored
 
 
 def test_a_negated_reward_still_explores():
@@ -245,14 +265,12 @@ def test_pairs_without_an_answer_are_the_agents_and_nobody_is_asked(tmp_path, mo
 def test_pseudo_labels_change_what_is_learned(tmp_path):
     """The same answers, another reward; so do crops alone, which need no pairs."""
     changed = {"plain": {}, "surf": SURF, "crops": {"recipe__fit__augment": CROPS}}
-    runs = {
-        name: trained(tmp_path / name, recipe("ppo", recipe__steps=200, **words).settings)
-        for name, words in changed.items()
-    }
+    short = {"recipe__steps": 120, "recipe__sessions": 1, "recipe__comparisons": 7, "recipe__episodes": 1}
+    runs = {name: trained(tmp_path / name, recipe("ppo", **short, **more).settings) for name, more in changed.items()}
     weights = {name: state(run)["score"]["weights.0"] for name, run in runs.items()}
     assert not torch.equal(weights["plain"], weights["surf"])
     assert not torch.equal(weights["plain"], weights["crops"])
-    first = [answers_of(run)[:7].p_first for run in runs.values()]
+    first = [answers_of(run).p_first for run in runs.values()]
     assert all(np.array_equal(answers, first[0]) for answers in first)
 
 
@@ -306,7 +324,7 @@ def test_steps_through_the_critic_explain_the_answers_better(learner, sign):
 
 def test_critic_steps_come_at_their_stops_once_a_reward_is_there(whole):
     """Every 40 steps from the first session on, and each is in the metrics."""
-    found = rows(whole("sac")[1], "aligned")
+    found = rows(whole("sac")[1])
     assert [step for step, row in found.items() if "meta_loss" in row] == [80, 120, 160, 200, 240]
 
 
@@ -362,8 +380,8 @@ def test_milestones_are_filmed_and_shown(whole, monkeypatch):
 
 def test_where_nothing_can_be_rendered_the_reason_is_said(whole, monkeypatch, capsys):
     """No film, no error; the report has the reason."""
-    run = whole("ppo")[1]
-    made = recipe("ppo", **(OPTIONS["ppo"] | {"recipe__video_arms": "[aligned]"}))
+    run = whole("sac")[1]
+    made = recipe("sac", **(OPTIONS["sac"] | {"recipe__video_arms": "[aligned]"}))
 
     def film(*args, **kwargs):
         raise online_report.VideoUnavailable("No video: nothing draws here.")
@@ -377,16 +395,9 @@ def test_where_nothing_can_be_rendered_the_reason_is_said(whole, monkeypatch, ca
 # teachers
 
 
-def test_a_teacher_of_regret_answers_online(tmp_path):
-    """By an oracle of values, about the agent's own segments; no reward is compared."""
-    answers = answers_of(trained(tmp_path, recipe("ppo", teacher="regret_point").settings))
-    assert len(answers) == 14
-    assert all('"oracle": "scripted"' in text for text in answers.teacher)
-
-
-def test_an_attribute_teacher_prefers_its_attribute(tmp_path):
+def test_an_attribute_teacher_prefers_its_attribute(plain):
     """The segment with less action energy is the better one, whatever it earns."""
-    run = trained(tmp_path, recipe("ppo", teacher="attribute").settings)
+    run = plain[1]
     episodes, answers = read_dataset(run.path / "arms/aligned/dataset"), answers_of(run)
     energy = [episodes.segments(side).actions.square().sum((1, 2)).numpy() for side in (answers.first, answers.second)]
     assert np.array_equal(answers.p_first, (energy[0] < energy[1]).astype(float))
@@ -435,19 +446,11 @@ def test_wrong_options_are_named(changed, message):
 # the line beside the bar
 
 
-def test_progress_says_answers_accuracy_and_return(tmp_path):
+def test_progress_says_answers_accuracy_and_return(plain):
     """At every stop what is known by then; outside a terminal, at the end."""
-    settings = recipe("ppo").settings
-    notes, console = [], Console(record=True, force_terminal=False, width=120)
-    with progress_bars(console) as bars:
-
-        def show(*told):
-            notes.append(told)
-            bars(*told)
-
-        run_online_arm("aligned", path=begun(tmp_path / "run").path, settings=settings, show=show)
-    assert [step for _, step, _, _ in notes] == [40, 80, 120, 160, 200, 240]
+    *_, notes, printed = plain
+    assert [step for _, step, _, _ in notes] == [40, 80, 120, 160, 200]
     assert "answers" not in notes[0][3]
     assert "7 answers" in notes[1][3]
     assert all(part in notes[-1][3] for part in ("14 answers", "% right", "return"))
-    assert f"aligned: 240/240 done ({notes[-1][3]})" in console.export_text()
+    assert f"aligned: 200/200 done ({notes[-1][3]})" in printed

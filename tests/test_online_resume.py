@@ -77,8 +77,18 @@ def assert_equal(one, two):
     assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
 
 
-@both
-@pytest.mark.parametrize("env", ["Pendulum-v1", "prefrl/PointReach-v0", "Hopper-v5"])
+REPEATED = [
+    ("sac", "Pendulum-v1"),
+    ("ppo", "Hopper-v5"),
+    ("sac", "prefrl/PointReach-v0"),
+    ("ppo", "prefrl/PointReach-v0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "env"),
+    [("ppo", "Pendulum-v1"), ("sac", "Hopper-v5"), *(pytest.param(*some, marks=pytest.mark.slow) for some in REPEATED)],
+)
 def test_resumes_bitwise(kind, env, tmp_path):
     """2k steps are k steps, a file, a new object and k more: in every tensor, number and random state."""
     whole, first, second = (learner(kind, env) for _ in range(3))
@@ -93,6 +103,7 @@ def test_resumes_bitwise(kind, env, tmp_path):
     assert any(not torch.equal(tensor, start[name]) for name, tensor in whole.state_dict()["policy"].items())
 
 
+@pytest.mark.slow  # test_online_kill.py has both learners in two processes
 def test_resumes_in_a_new_process(tmp_path):
     """The files are enough for a process that knows nothing else."""
     for kind in SMALL:

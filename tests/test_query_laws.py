@@ -1,5 +1,6 @@
 """Laws of every query that there is, as its file in configs/query composes it: against brute force, on small pools."""
 
+import functools
 import itertools
 import math
 from functools import partial
@@ -28,13 +29,11 @@ SCORE = ensemble(EPISODES)
 T = 4
 
 
+@functools.cache
 def of_config(option, *more):
     """The query of that file; what it learns from anew at each call is cut short."""
     quick = ["query.candidates.keep.updates=2"] if option == "stage_aligned" else []
     return build(compose("train", ["recipe=online", f"query={option}", *(more or quick)]).components["query"], key="")
-
-
-QUERIES = {option: of_config(option) for option in ALL}
 
 
 def covering(episodes, pairs, old):
@@ -56,7 +55,7 @@ def test_each_k_center_query_is_that_by_brute_force(option, value, seed, n, old)
     lengths = EPISODES.lengths
     asked = UniformQuery()(lengths, old, T, np.random.default_rng([seed, 1]), labelled=NOTHING_ASKED)
     known = {"episodes": EPISODES, "score": SCORE, "labelled": asked}
-    found = QUERIES[option](lengths, n, T, np.random.default_rng(seed), **known)
+    found = of_config(option)(lengths, n, T, np.random.default_rng(seed), **known)
     left = UniformQuery().remaining(lengths, T, asked)
     drawn = min(10 * n, left)
     pairs = UniformQuery()(lengths, drawn, T, np.random.default_rng(seed), labelled=asked)
@@ -79,7 +78,7 @@ def test_every_start_of_every_episode_can_be_asked(option):
     places, seen = places if option != "whole_episodes" else {(e, 0) for e in range(len(EPISODES))}, set()
     for seed in range(60):
         known = {"episodes": EPISODES, "score": ensemble(EPISODES, seed=seed)}
-        for refs in QUERIES[option](EPISODES.lengths, 3, T, np.random.default_rng(seed), **known):
+        for refs in of_config(option)(EPISODES.lengths, 3, T, np.random.default_rng(seed), **known):
             seen |= set(zip(refs.episode.tolist(), refs.start.tolist(), strict=True))
         if seen == places:
             return
@@ -89,7 +88,7 @@ def test_every_start_of_every_episode_can_be_asked(option):
 @pytest.mark.parametrize("option", ALL)
 def test_sessions_of_a_growing_run_ask_nothing_twice_and_only_of_recent_episodes(option):
     """As an online run asks: the first session knows no score, later ones more episodes; every pair fits and is new."""
-    memory, whole, asked = Questions(Recent(QUERIES[option], last=3)), walks(2, lengths=(6, 9, 5, 8, 12, 7, 4)), []
+    memory, whole, asked = Questions(Recent(of_config(option), last=3)), walks(2, lengths=(6, 9, 5, 8, 12, 7, 4)), []
     for session, (known, n) in enumerate([(3, 2), (5, 2), (6, 3), (7, 1)]):
         episodes = whole.select(np.arange(known))
         query = memory.about(episodes, SCORE) if session else memory.about()
@@ -115,7 +114,7 @@ def test_what_is_asked_does_not_depend_on_how_many_steps_are_scored_at_once(opti
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("prefrl.queries.active.pair_logits", partial(pair_logits, batch_size=size))
             found.append(
-                QUERIES[option](EPISODES.lengths, 4, T, np.random.default_rng(seed), episodes=EPISODES, score=SCORE)
+                of_config(option)(EPISODES.lengths, 4, T, np.random.default_rng(seed), episodes=EPISODES, score=SCORE)
             )
     for other in found[1:]:
         np.testing.assert_array_equal(rows(found[0]), rows(other))
@@ -188,7 +187,8 @@ def test_the_stage_aligned_query_asks_within_a_stage():
 def test_every_query_leaves_torchs_generator_alone():
     """All randomness is the argument's, so that a resumed run draws the same."""
     before = torch.get_rng_state()
-    for option, query in QUERIES.items():
+    for option in ALL:
+        query = of_config(option)
         given = {} if option in ("uniform", "whole_episodes") else {"episodes": EPISODES, "score": SCORE}
         one, two = (query(EPISODES.lengths, 5, T, np.random.default_rng(7), **given) for _ in range(2))
         np.testing.assert_array_equal(rows(one), rows(two))

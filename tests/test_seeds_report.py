@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefrl.cli import main
@@ -110,6 +110,7 @@ RETURNS = st.lists(
 )  # (S seeds, E episodes)
 
 
+@settings(max_examples=15)
 @given(values=RETURNS)
 def test_means_are_those_of_the_stored_results(values, tmp_path_factory):
     """Mean over seeds of the means over episodes, and the interval holds it and lies within the seeds."""

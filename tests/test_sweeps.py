@@ -22,8 +22,10 @@ from prefrl.cli import main
 from prefrl.completion import candidates
 from prefrl.evaluation.seeds_report import find_runs
 from prefrl.files import flatten, load_checkpoint
+from prefrl.recipes.online_arm import OnlineArm
 from prefrl.runs import RunDirectory
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "experiment=online_point", "env.max_episode_steps=20", "recipe.arms=[aligned]", "recipe.video_arms=[]",
     "recipe.steps=160", "recipe.explore_steps=80", "recipe.sessions=2", "recipe.session_interval=40",
@@ -97,20 +99,47 @@ def assert_equal_runs(first, second):
     assert plain == other_plain
 
 
-def test_a_killed_sweep_goes_on_to_equal_runs(swept, tmp_path, capsys):
-    """Killed in the middle of its second run; the same words then finish it, bitwise as if nothing had happened."""
-    folder = tmp_path / "sweep"
-    words = ["train", "-m", *TINY, "seed=0,1", f"out={folder}"]
+def in_the_second_run(end):
+    """Ends a sweep in the middle of the run with seed 1."""
+    hold = OnlineArm.hold
+
+    def ending(arm, session):
+        if (arm.settings.seed, session) == (1, 1):
+            end()
+        return hold(arm, session)
+
+    return ending
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def killed(words):
+    """In a process of its own; its exit code."""
     code = (
         "import os\nfrom prefrl.cli import main\nfrom prefrl.recipes.online_arm import OnlineArm\n"
-        "hold = OnlineArm.hold\n"
-        "def dying(arm, session):\n"
-        "    os._exit(9) if arm.settings.seed == 1 and session == 1 else None\n"
-        "    return hold(arm, session)\n"
-        f"OnlineArm.hold = dying\nmain({words!r})\n"
+        "from test_sweeps import in_the_second_run\n"
+        f"OnlineArm.hold = in_the_second_run(lambda: os._exit(9))\nmain({words!r})\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300, check=False)
-    assert done.returncode == 9
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=300, env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    return done.returncode
+
+
+@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=pytest.mark.slow)])
+def test_a_sweep_that_ended_early_goes_on_to_equal_runs(how, swept, tmp_path, capsys):
+    """In the middle of its second run; the same words then finish it, bitwise as if nothing had happened."""
+    folder = tmp_path / "sweep"
+    words = ["train", "-m", *TINY, "seed=0,1", f"out={folder}"]
+    if how == "killed":
+        assert killed(words) == 9
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OnlineArm, "hold", in_the_second_run(stop))
+            assert main(words) == 130
     finished = (folder / "seed=0/report.html").stat().st_mtime_ns
     assert not (folder / "report.html").exists()
     assert main(words) == 0
@@ -120,7 +149,7 @@ def test_a_killed_sweep_goes_on_to_equal_runs(swept, tmp_path, capsys):
         assert_equal_runs(folder / name, swept / name)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_launchers_run_it_in_other_processes(launcher, swept, capfd):
     """By the extra's launcher: here every run is finished, so that each process only finds that out."""
     module, extra = sweeps.EXTRAS[launcher]

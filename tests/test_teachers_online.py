@@ -1,5 +1,6 @@
 """Every answer of an online run says who gave it, when, and with which knobs: for every teacher that there is."""
 
+import functools
 import json
 from itertools import pairwise
 
@@ -29,10 +30,17 @@ ELSEWHERE = {  # in tests of their own, because a tiny run cannot hold what they
 EPISODES = (4, 8)  # that have ended at each session: 80 steps of 20 each
 
 
+@functools.cache
+def settings_of(option):
+    """Of a tiny run with this teacher."""
+    short = {"recipe__steps": 200, "recipe__fit__epochs": 1, "recipe__episodes": 1}
+    env = BY_VALUES.get(option, {"env__id": POSITIVE})
+    return make_recipe(compose("train", words("ppo", teacher=option, **short, **env))).settings
+
+
 def run_of(option, path):
     """A tiny run with this teacher; its settings."""
-    env = BY_VALUES.get(option, {"env__id": POSITIVE})
-    settings = make_recipe(compose("train", words("ppo", teacher=option, **env))).settings
+    settings = settings_of(option)
     run = RunDirectory.create(path, config="")
     run_online_arm("aligned", path=run.path, settings=settings)
     return run, settings
@@ -87,7 +95,7 @@ KNOBS = {
 @pytest.mark.parametrize("option", KNOBS)
 def test_the_knob_of_a_teacher_stands_with_its_answers(option):
     """What an option of the group changes is among the parameters, with the value of its file."""
-    teacher = make_recipe(compose("train", words("ppo", teacher=option, env__id=POSITIVE))).settings.teacher
+    teacher = settings_of(option).teacher
     raters = getattr(teacher, "raters", (teacher,))
     told = [json.loads(json.dumps(rater.parameters())) for rater in raters]
     assert all(KNOBS[option] in parameters for parameters in told)

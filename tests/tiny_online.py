@@ -6,6 +6,7 @@ Beside them stands an environment for what others do not do: it pays above 0, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -76,6 +77,37 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def begun(path: Path) -> RunDirectory:
+    """A run directory for arms that are run by themselves."""
+    return RunDirectory.create(path, config="")
+
+
+def state(run: RunDirectory, arm: str = "aligned") -> dict[str, Any]:
+    """What an arm has saved last."""
+    return load_checkpoint(run.path / "arms" / arm / "checkpoint.safetensors")
+
+
+def rows(run: RunDirectory, arm: str = "aligned") -> dict[int, dict[str, float]]:
+    """An arm's metrics: step → row."""
+    return {int(row["step"]): row for row in read_metrics(run.path / "arms" / arm)}
+
+
+def stopping(call: Callable[..., Any], number: int, *, after: bool) -> Callable[..., Any]:
+    """``call``, with Ctrl-C at its so-manieth time, before it has begun or when it is done."""
+    calls = []
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number and not after:
+            raise KeyboardInterrupt
+        result = call(*args, **kwargs)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return result
+
+    return stopped
+
+
 def answers_of(run: RunDirectory, arm: str = "aligned") -> Preferences:
     """All answers of a finished arm."""
     return read_preferences(run.path / "arms" / arm / "dataset")
@@ -89,9 +121,7 @@ def places(answers: Preferences) -> np.ndarray:
 
 def assert_same_run(one: RunDirectory, two: RunDirectory, arm: str = "aligned") -> None:
     """Bitwise: weights, moments, experience, environment, random states; metrics, results, questions and answers."""
-    (tensors, plain), (others, other_plain) = (
-        flatten(load_checkpoint(run.path / "arms" / arm / "checkpoint.safetensors")) for run in (one, two)
-    )
+    (tensors, plain), (others, other_plain) = (flatten(state(run, arm)) for run in (one, two))
     assert plain == other_plain
     assert tensors.keys() == others.keys()
     assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
