@@ -6,8 +6,8 @@ random numbers are ours. A rollout is rewarded when it is complete, in one batch
 between two rollouts nothing but the policy and the environment goes on, and a state can be saved there: a killed run
 continues to bitwise the same numbers, on one machine with as many threads.
 
-With ``reward="env"`` it is Stable-Baselines3's PPO with as many environments, schedules included, but for rounding: V and
-log-probs of a rollout are computed at once, not step by step. B-Pref's, in 16 or 32 environments, normalizes
+With ``reward="env"`` it is Stable-Baselines3's PPO with as many environments, schedules included, but for rounding: V
+and log-probs of a rollout are computed at once, not step by step. B-Pref's, in 16 or 32 environments, normalizes
 observations and explores by noise that depends on the state; this one does not.
 """
 
@@ -185,7 +185,7 @@ class OnlinePPO:
 
     @torch.no_grad()
     def _roll_out(self, reward: Reward, batch_reward: RewardFunction | None) -> None:
-        """Step 1: act. Step 2: what V and the policy say of all that was done. Step 3: reward it. Step 4: advantages."""
+        """Step 1: act. Step 2: V and log-probs of all that was done. Step 3: reward it. Step 4: advantages."""
         experience, policy, buffer = self.world.experience, self.model.policy, self.model.rollout_buffer
         box, first, begins, actions, out_of_time = self.world.actions, experience.steps, [], [], []
         policy.set_training_mode(False)

@@ -265,7 +265,7 @@ def test_pairs_without_an_answer_are_the_agents_and_nobody_is_asked(tmp_path, mo
 def test_pseudo_labels_change_what_is_learned(tmp_path):
     """The same answers, another reward; so do crops alone, which need no pairs."""
     changed = {"plain": {}, "surf": SURF, "crops": {"recipe__fit__augment": CROPS}}
-    short = {"recipe__steps": 120, "recipe__sessions": 1, "recipe__comparisons": 7, "recipe__episodes": 1}
+    short = {"recipe__steps": 120, "recipe__sessions": 1, "recipe__session_interval": None, "recipe__comparisons": 7}
     runs = {name: trained(tmp_path / name, recipe("ppo", **short, **more).settings) for name, more in changed.items()}
     weights = {name: state(run)["score"]["weights.0"] for name, run in runs.items()}
     assert not torch.equal(weights["plain"], weights["surf"])

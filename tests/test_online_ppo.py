@@ -143,7 +143,7 @@ def test_states_are_all_so_far():
 
 
 def test_linear_schedules_are_those_of_stable_baselines3():
-    """Clip range and learning rate fall to 0 over the steps: the same weights but for rounding, in one call or in three."""
+    """Clip range and learning rate fall to 0: the same weights but for rounding, in one call or in three."""
     ours = small(clip=0.4, clip_schedule="linear", lr_schedule="linear", schedule_steps=192)
     for _ in range(3):
         ours.collect(64, reward="env")

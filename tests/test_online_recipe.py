@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_online import answers_of, assert_same_run, begun, restored, rows, state, stopping, words
+from tiny_online import AGENT, answers_of, assert_same_run, begun, restored, rows, state, stopping, words
 
 from prefrl.cli import main
 from prefrl.config import compose
@@ -181,7 +181,11 @@ def test_negated_learns_the_opposite(tmp_path):
         ("sac", {"env": "delivery"}, "env"),
         ("sac", {"online_agent__num_envs": 3}, "explore_steps=80 must be a multiple of online_agent.num_envs=3"),
         ("ppo", {"recipe__log_every": 50}, "recipe.log_every=50 must be a multiple of online_agent.rollout_steps=40"),
-        ("ppo", {"online_agent": "iql"}, "online_agent: this one learns from given data"),
+        (
+            "ppo",
+            {**dict.fromkeys(AGENT["ppo"]), "online_agent": "iql"},
+            "online_agent: this one learns from given data",
+        ),
     ],
 )
 def test_wrong_keys_are_named(kind, changed, message):
