@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """stages: the result of every stage of the run · seconds: wall clock since it was begun or continued
+    """stages: the result of every stage of the run · seconds: wall clock since it was begun, pauses included
     code: version that made it.
     """
 
@@ -96,9 +96,8 @@ def run_cell(cell: Cell, *, folder: Path, fresh: bool) -> CellResult:
     if fresh or finished.is_file() or not started.is_file() or read_json(started) != origin:
         shutil.rmtree(place, ignore_errors=True)
         write_json(started, origin)
-    begin = time.perf_counter()
     _train(cell, place / "run")
-    seconds = time.perf_counter() - begin
+    seconds = time.time() - started.stat().st_mtime
     stages = {file.stem: read_json(file) for file in sorted((place / "run" / "stages").glob("*.json"))}
     write_json(finished, {"stages": stages, "seconds": seconds, **origin})
     return CellResult(cell, stages, seconds, str(origin["code"]))

@@ -53,11 +53,14 @@ def run(
         if row not in GROUPS:
             raise ConfigError(f"bench online: unknown row group {row!r}; these are there: {', '.join(GROUPS)}.")
     shared: dict[str, Any] = {"workers": workers, "fresh": fresh}
+    fresh_runs = fresh and "learning" not in chosen  # else they are
     measured = []
     with progress_bars() as bars:
         of: dict[str, Callable[[], list[Finding]]] = {
             "learning": lambda: _learn(bars, learning, place / "learning", shared),
-            "queries": lambda: _ask(bars, queries, learning, place, shared),
+            "queries": lambda: _ask(
+                bars, queries, learning, place, shared, fresh_runs=fresh and "learning" not in chosen
+            ),
             "races": lambda: rows_of_races(races, sides=Path(sides), make_sides=make_sides, show=bars),
         }
         for group in GROUPS:
@@ -76,7 +79,13 @@ def _learn(bars: Bars, learning: Mapping[str, Any], folder: Path, shared: Mappin
 
 
 def _ask(
-    bars: Bars, queries: Mapping[str, Any], learning: Mapping[str, Any], folder: Path, shared: Mapping[str, Any]
+    bars: Bars,
+    queries: Mapping[str, Any],
+    learning: Mapping[str, Any],
+    folder: Path,
+    shared: Mapping[str, Any],
+    *,
+    fresh_runs: bool,
 ) -> list[Finding]:
     """The pools of agents first; those of a task are there once its runs are."""
     tasks: Mapping[str, Task] = learning["tasks"]
@@ -97,5 +106,5 @@ def _ask(
     asking: Mapping[str, Asking] = queries["asking"]
     return query_findings(
         partial(bars, "queries"), pools=pools, queries=queries["queries"], asking=asking, bars=queries["bars"],
-        folder=folder / "queries", **shared,
+        workers=shared["workers"],
     )  # fmt: skip

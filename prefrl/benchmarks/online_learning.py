@@ -1,9 +1,10 @@
 """Rows learning of ``prefrl bench online``: how much of what the true reward gives, a few answers give.
 
-PEBBLE (Lee et al. 2021, arXiv 2106.05091) beside soft actor-critic on the environment's own reward, after equal steps
-and with equal settings: per task and seed one run each of answers of an oracle, of answers of which every tenth is
-wrong (B-Pref, arXiv 2111.03026), and of the true reward. As returns may be negative, a policy's share is that of the
-way from uniformly random actions to the true reward's policy: (J − J_random) / (J_true − J_random).
+PEBBLE (Lee et al. 2021, arXiv 2106.05091) beside soft actor-critic on the environment's own reward from the first step
+on, after equal steps and with equal settings: per task and seed one run each of answers of an oracle, of answers of
+which every tenth is wrong (B-Pref, arXiv 2111.03026), and of the true reward. As returns may be negative, a policy's
+share is that of the way from uniformly random actions to the true reward's policy: (J − J_random) / (J_true −
+J_random). Verdicts are of means over seeds; an interval of three seeds is rough.
 
 Axes: R seeds, E episodes.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from prefrl.benchmarks.cells import Cell, CellResult, run_cells, warn_of_old_code
 from prefrl.benchmarks.findings import Finding, Progress, at_least, at_most
 from prefrl.data.collect import BehaviorGroup, collect_episodes
-from prefrl.evaluation.intervals import nested_bootstrap, stratified_bootstrap
+from prefrl.evaluation.intervals import Estimate, nested_bootstrap
 from prefrl.protocols import MakeEnv
 
 __all__ = ["Task", "learning_findings", "share_of_true", "train_online"]
@@ -28,7 +29,7 @@ __all__ = ["Task", "learning_findings", "share_of_true", "train_online"]
 RUNS = {
     "oracle": ("recipe.arms=[aligned]", "teacher=oracle"),
     "mistake": ("recipe.arms=[aligned]", "teacher=mistake"),
-    "true_reward": ("recipe.arms=[true_reward]",),
+    "true_reward": ("recipe.arms=[true_reward_from_start]",),
 }
 
 
@@ -80,10 +81,8 @@ def learning_findings(
         returns["random"] = _random_returns(task, random, max_steps=_most_steps(own["true_reward"]))
         scores = {run: values.mean(1) for run, values in returns.items()}  # (R,)
         for run, bar in bars.items():
-            share = stratified_bootstrap(
-                np.stack([scores[run], scores["true_reward"], scores["random"]], axis=1), share_of_true, rng=rng
-            )
-            what = f"{name}: share of the true reward's return that {run} answers give"
+            share = _share(np.stack([scores[run], scores["true_reward"], scores["random"]], axis=1), rng)
+            what = f"{name}: share of the way from random actions to the true reward's return, {run}"
             findings.append(at_least(f"learning.{name}.{run}/true_reward", what, share, bar, **more))
         for run in (*RUNS, "random"):
             interval = nested_bootstrap(returns[run], rng=rng)
@@ -110,6 +109,13 @@ def share_of_true(scores: np.ndarray) -> np.ndarray:
     """
     ours, true, random = np.moveaxis(scores.mean(-2), -1, 0)
     return (ours - random) / (true - random)
+
+
+def _share(scores: np.ndarray, rng: np.random.Generator, *, repetitions: int = 2000) -> Estimate:
+    """Of (R, 3), with its 95 % bootstrap interval over seeds, each with its three returns."""
+    R = len(scores)
+    low, high = np.percentile(share_of_true(scores[rng.integers(R, size=(repetitions, R))]), (2.5, 97.5))
+    return Estimate(float(share_of_true(scores)), float(low), float(high))
 
 
 def _of_rewards(name: str, own: Mapping[str, Sequence[CellResult]], more: Mapping[str, Any]) -> list[Finding]:

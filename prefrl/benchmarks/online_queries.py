@@ -10,7 +10,6 @@ Axes: R seeds, S sessions.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from prefrl.benchmarks.cells import code_version
 from prefrl.benchmarks.findings import Finding, Progress, at_least
 from prefrl.data.dataset import Episodes
 from prefrl.data.labeling import answer_generator, label
@@ -28,7 +26,6 @@ from prefrl.data.preferences import Preferences
 from prefrl.data.storage import read_dataset
 from prefrl.evaluation.intervals import paired_difference
 from prefrl.evaluation.pair_accuracy import pair_accuracy
-from prefrl.files import read_json, write_json
 from prefrl.queries import Questions
 from prefrl.train.fit_score import score_optimizer
 from prefrl.train.relabel import relabel
@@ -79,7 +76,8 @@ def accuracies(pool: Pool, *, query: Any, asking: Asking) -> list[float]:
                    split_seed=pool.seed, optimizer=optimizer)  # fmt: skip
         inputs = unseen.transitions(torch.zeros(unseen.num_steps))
         rewards = relabel(score, inputs.observations, inputs.actions)
-        found.append(float(pair_accuracy(rewards, unseen, T, seed=pool.seed) or np.nan))
+        right = pair_accuracy(rewards, unseen, T, seed=pool.seed)
+        found.append(np.nan if right is None else right)
     return found
 
 
@@ -90,9 +88,7 @@ def query_findings(
     queries: Mapping[str, Any],
     asking: Mapping[str, Asking],
     bars: Mapping[str, Sequence[str]],
-    folder: Path,
     workers: int,
-    fresh: bool,
 ) -> list[Finding]:
     """Mean accuracy over sessions of every strategy, and of those in ``bars`` the gain over uniform questions.
 
@@ -100,7 +96,7 @@ def query_findings(
     be no worse than uniform
     """
     cells = [(pool, name) for pool in pools for name in queries]
-    curves = _measured(cells, show, queries=queries, asking=asking, folder=folder, workers=workers, fresh=fresh)
+    curves = _measured(cells, show, queries=queries, asking=asking, workers=workers)
     rng, findings = np.random.default_rng(0), []
     for task in dict.fromkeys(pool.task for pool in pools):
         own = [pool for pool in pools if pool.task == task]
@@ -126,36 +122,20 @@ def _measured(
     *,
     queries: Mapping[str, Any],
     asking: Mapping[str, Asking],
-    folder: Path,
     workers: int,
-    fresh: bool,
 ) -> dict[tuple[Pool, str], list[float]]:
-    """(S,) accuracies of every cell; those that this code measured before are read."""
+    """(S,) accuracies of every cell."""
     found: dict[tuple[Pool, str], list[float]] = {}
-    missing = []
-    for cell in cells:
-        file = _file(folder, *cell)
-        known = read_json(file) if file.is_file() and not fresh else {}
-        if known.get("code") == code_version():
-            found[cell] = known["accuracies"]
-        else:
-            missing.append(cell)
-    show(len(found), len(cells))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as workers_:
+    show(0, len(cells))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes:
         futures = {
-            workers_.submit(functools.partial(accuracies, pool, query=queries[name], asking=asking[pool.task])):
-            (pool, name) for pool, name in missing
-        }  # fmt: skip
+            processes.submit(accuracies, pool, query=queries[name], asking=asking[pool.task]): (pool, name)
+            for pool, name in cells
+        }
         for future in as_completed(futures):
-            cell = futures[future]
-            found[cell] = future.result()
-            write_json(_file(folder, *cell), {"accuracies": found[cell], "code": code_version()})
+            found[futures[future]] = future.result()
             show(len(found), len(cells))
     return found
-
-
-def _file(folder: Path, pool: Pool, query: str) -> Path:
-    return folder / f"{pool.task}-seed{pool.seed}-{query}.json"
 
 
 def _score(asking: Asking, episodes: Episodes, seed: int) -> Any:

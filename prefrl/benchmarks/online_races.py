@@ -170,7 +170,7 @@ def _pendulum_races(pendulum: Pendulum) -> list[Race]:
     measure = cache(pendulum.measure)  # one run of ours a seed, raced with two of the peer's
     equal, documented = pendulum.arguments(documented=False), pendulum.arguments(documented=True)
     return [
-        Race(_pendulum_rows("pendulum", pendulum.what), measure, equal, differs=("rollout",)),
+        Race(_pendulum_rows("pendulum", pendulum.what), measure, equal),
         Race(
             _pendulum_rows("pendulum_documented", f"{pendulum.what}, imitation's as documented"),
             measure,

@@ -3,7 +3,7 @@
 The agent explores by the entropy of its states. Then come sessions: pairs of segments of its episodes are asked, a
 reward is fitted to all answers so far, what the agent remembers is relabelled with it, and the agent goes on. With PPO
 it is PrefPPO (B-Pref, Lee et al. 2021, arXiv 2111.03026). The other arms differ in the reward alone: they explore
-alike, and get theirs where the first session would be.
+alike, but for one, and get theirs where the first session would be.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from prefrl.train.relabel import relabel
 
 __all__ = ["ARMS_ONLINE", "ASKING", "OnlineArm", "OnlineSettings", "judge", "load_online_policy", "run_online_arm"]
 
+FROM_START = "true_reward_from_start"
 LAST_EPISODES = 10  # by whose rewards a rater's thresholds are scaled (B-Pref's code)
 
 
@@ -89,7 +90,7 @@ class OnlineArm:
 
     def collect(self, steps: int) -> dict[str, float]:
         """Act and learn: from the entropy of states at first (PEBBLE, §4.1), then from the arm's reward."""
-        if self.learner.steps < self.settings.explore_steps:
+        if self.learner.steps < self.settings.explore_steps and self.arm != FROM_START:
             return self.learner.collect(steps, batch_reward=self.novelty)
         reward = self.reward()
         if self.settings.bonus and callable(reward):  # of each batch anew, since the bonus decays from step to step
@@ -107,7 +108,7 @@ class OnlineArm:
 
     def reward(self) -> Callable[[Tensor, Tensor], Tensor] | Literal["env"] | None:
         """What this arm learns from once exploration is over."""
-        if self.arm == "true_reward":
+        if self.arm in ("true_reward", FROM_START):
             return "env"
         if self.arm == "zero":
             return None
@@ -125,7 +126,7 @@ class OnlineArm:
 
     def hold(self, session: int) -> dict[str, float]:
         """A session: ask, fit, relabel (PEBBLE, §4.2, §4.3). After the first, values start anew. Returns metrics."""
-        if session and self.arm not in ASKING:
+        if (session and self.arm not in ASKING) or self.arm == FROM_START:
             return {}
         episodes = Episodes(**self.learner.episodes()._asdict())
         if self.arm in SCORED and self.score is None:

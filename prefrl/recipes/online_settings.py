@@ -16,6 +16,7 @@ __all__ = ["ARMS_ONLINE", "ASKING", "SCORED", "OnlineSettings"]
 ARMS_ONLINE = {
     "aligned": "the learner on the reward learned from its answers",
     "true_reward": "the learner on the environment's own reward: what perfect preferences could give",
+    "true_reward_from_start": "the same from the first step, without exploration: reinforcement learning as it is",
     "untrained": "control: the reward ensemble before any training",
     "zero": "control: no reward anywhere after the exploration",
     "negated": "control: asks as aligned does, and learns from the negative of that reward",
