@@ -8,8 +8,8 @@ it derived, because some environments read positions before they step, and the a
 write.
 
 An environment with anything else inside (a Box2D world, a simulator in another process) cannot be kept in the middle
-of an episode: ``save_env_state`` gives None, and the caller waits for the end of the episode. There all that can be
-kept is, random generators above all, and the reset that follows has to make the rest anew.
+of an episode: ``save_env_state`` gives None, and the caller saves where an episode happens to be over. There all that
+can be kept is, random generators above all, and the reset that follows has to make the rest anew.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class OnlinePPO:
         max_grad_norm: float = 0.5,
         hidden: Sequence[int] = (64, 64),
     ) -> None:
-        _require_ranges(rollout_steps, epochs, batch_size, lr, gamma, gae_lambda, clip)
+        _require_ranges(rollout_steps, epochs, batch_size, lr, gamma, gae_lambda, clip, min(hidden, default=1))
         _require_schedules({"clip_schedule": clip_schedule, "lr_schedule": lr_schedule}, schedule_steps, explore_epochs)
         self.rollout_steps, self.schedule_steps = rollout_steps, schedule_steps
         self.epochs, self.explore_epochs = epochs, epochs if explore_epochs is None else explore_epochs
@@ -239,7 +239,14 @@ def _require_schedules(schedules: dict[str, Schedule], schedule_steps: int | Non
 
 
 def _require_ranges(
-    rollout_steps: int, epochs: int, batch_size: int, lr: float, gamma: float, gae_lambda: float, clip: float
+    rollout_steps: int,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    gamma: float,
+    gae_lambda: float,
+    clip: float,
+    width: int,
 ) -> None:
     allowed = {
         f"batch_size must be >= 2, but is {batch_size}": batch_size >= 2,
@@ -250,6 +257,7 @@ def _require_ranges(
         f"gamma must be in [0, 1], but is {gamma}": 0 <= gamma <= 1,
         f"gae_lambda must be in [0, 1], but is {gae_lambda}": 0 <= gae_lambda <= 1,
         f"clip must be > 0, but is {clip}": clip > 0,
+        f"hidden must be widths >= 1, but one is {width}": width >= 1,
     }
     for message, holds in allowed.items():
         if not holds:

@@ -75,6 +75,7 @@ class OnlineSAC:
             "gradient_steps": gradient_steps,
             "batch_size": batch_size,
             "buffer_size": buffer_size,
+            "hidden": min(hidden, default=1),
         }
         _require_ranges(counts, learning_starts, reset_updates, lr, gamma, polyak, temperature)
         self.learning_starts, self.train_every, self.gradient_steps = learning_starts, train_every, gradient_steps

@@ -114,6 +114,9 @@ def _combinations(texts: Mapping[str, str], words: Mapping[str, str]) -> Iterato
             choices.append([f"{key}={value}" for value in several])
     if all(len(some) == 1 for some in choices):
         raise ConfigError("-m needs a key with several values, as in seed=0,1,2.")
+    twice = next((some for some in choices if len(set(some)) < len(some)), None)
+    if twice:
+        raise ConfigError(f"A value of {twice[0].partition('=')[0]} is there twice: {', '.join(twice)}.")
     return itertools.product(*choices)
 
 
@@ -141,6 +144,8 @@ def _folder(out: str | None, config: Composed) -> Path:
         single = default_folder(config)
         return single.with_name(f"sweep-{single.name}")
     folder = Path(out.strip("'\""))
+    if "," in folder.name:
+        raise ConfigError(f"out={out}: one folder takes all runs of a sweep; its name has no comma.")
     if (folder / "config.yaml").exists():
         raise RunDirectoryError(f"{folder} is a run, not a folder for the runs of a sweep. Choose another out=FOLDER.")
     return folder
@@ -228,9 +233,8 @@ def _conclude(outcomes: Sequence[Mapping[str, str | None]], folder: Path, again:
     from prefrl.evaluation.seeds_runs import is_run
 
     failed = [one for one in outcomes if one["error"] is not None]
-    made = [Path(str(one["folder"])) for one in outcomes if is_run(Path(str(one["folder"])))]
-    if made:
-        print(f"report: {report_seeds(find_runs(made), str(folder))}")
+    if any(is_run(Path(str(one["folder"]))) for one in outcomes):
+        print(f"report: {report_seeds(find_runs([folder]), str(folder))}")  # earlier runs of this sweep too
     for one in failed:
         print(f"prefrl: {one['folder']} failed: {one['error']}", file=sys.stderr)
     if failed:

@@ -66,7 +66,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", ["ppo", pytest.param("sac", marks=pytest.mark.slow)])
 def test_numbers_that_are_none_stop_the_run_and_it_goes_on_when_they_are_gone(kind, whole, cli, tmp_path):
     """Environment, step and episode are named; nothing has learned from it: mended, the run ends as one without."""
     change, said = BROKEN[kind]
@@ -174,14 +174,9 @@ def test_segments_longer_than_the_episodes_that_came_are_refused_before_anyone_i
     ("given", "said"),
     [
         ({"teacher__beta": -1.0}, r"teacher: .*beta must be in \[0, inf\], but is -1"),
-        ({"teacher": "mistake", "teacher__mistake": 1.5}, r"mistake must be in \[0, 1\], but is 1.5"),
-        ({"teacher": "myopic", "teacher__gamma": 0.0}, r"gamma must be in \(0, 1\], but is 0.0"),
-        ({"teacher": "skip", "teacher__skip": -0.1}, r"skip must be in \[0, inf\), but is -0.1"),
-        ({"teacher": "equal", "teacher__equal": "nan"}, r"equal must be in \[0, inf\), but is nan"),
         ({"teacher__beta": "often"}, "teacher.beta.*often"),
         ({"teacher__bta": 1.0}, "Unknown key 'teacher.bta'. Did you mean 'teacher.beta'"),
         ({"teacher": "orcle"}, "teacher=orcle: there is no such teacher.*oracle"),
-        ({"teacher": "skip", "teacher__fidelity": "code"}, "fidelity.*paper.*bpref.*code"),
         ({"teacher": "fatigue", "teacher__drift__answers": 0}, r"answers must be in \(0, inf\), but is 0"),
         ({"teacher": "population", "teacher__groups__frugal__spread": -1}, r"spread .* \[0, inf\), but is -1"),
         ({"teacher__fidelity": "bpref", "teacher__beta": 1.0}, "teacher.fidelity has no effect"),

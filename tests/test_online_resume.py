@@ -23,7 +23,7 @@ from prefrl.protocols import Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
-    "sac": partial(OnlineSAC, learning_starts=30, batch_size=16, buffer_size=70, hidden=(16,)),
+    "sac": partial(OnlineSAC, learning_starts=30, batch_size=16, buffer_size=70, hidden=(16,), train_every=3),
     "ppo": partial(OnlinePPO, rollout_steps=16, batch_size=8, epochs=2, hidden=(16,)),
 }
 HALF = 64  # steps: in the middle of an episode of each environment, SAC's buffer about to turn over

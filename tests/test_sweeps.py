@@ -149,6 +149,7 @@ def test_a_sweep_that_ended_early_goes_on_to_equal_runs(how, swept, tmp_path, ca
     if how == "killed":
         assert killed(words) == 9
     else:
+        shutil.copytree(swept / "seed=0", folder / "seed=0")  # the first one is finished by then
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(OnlineArm, "hold", in_the_second_run(stop))
             assert main(words) == 130
@@ -161,7 +162,8 @@ def test_a_sweep_that_ended_early_goes_on_to_equal_runs(how, swept, tmp_path, ca
         assert_equal_runs(folder / name, swept / name)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_run_it_in_other_processes(launcher, swept, capfd):
     """By the extra's launcher: here every run is finished, so that each process only finds that out."""
     module, extra = sweeps.EXTRAS[launcher]
@@ -174,6 +176,16 @@ def test_launchers_run_it_in_other_processes(launcher, swept, capfd):
         log = swept / f"{name}.log"
         assert f"{swept / name} is finished" in log.read_text()
         log.unlink()
+
+
+def test_what_other_processes_say_goes_into_files(toy, of_toys, capsys, monkeypatch):
+    """Beside each run, because several at once would write over each other."""
+    shutil.copytree(of_toys, "s")
+    job = sweeps._job
+    monkeypatch.setattr(sweeps, "_job", lambda config, *, launched_by: job(config, launched_by=-launched_by))
+    assert main(["train", "-m", "seed=0,1", "out=s"]) == 0
+    assert "seed=0 is finished" not in capsys.readouterr().out
+    assert [f"s/{name} is finished" in Path(f"s/{name}.log").read_text() for name in made(toy / "s")] == [True, True]
 
 
 # which runs, with toys

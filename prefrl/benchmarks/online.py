@@ -58,9 +58,7 @@ def run(
     with progress_bars() as bars:
         of: dict[str, Callable[[], list[Finding]]] = {
             "learning": lambda: _learn(bars, learning, place / "learning", shared),
-            "queries": lambda: _ask(
-                bars, queries, learning, place, shared, fresh_runs=fresh and "learning" not in chosen
-            ),
+            "queries": lambda: _ask(bars, queries, learning, place, shared, fresh_runs=fresh_runs),
             "races": lambda: rows_of_races(races, sides=Path(sides), make_sides=make_sides, show=bars),
         }
         for group in GROUPS:

@@ -1,7 +1,8 @@
 """Our side of the race on the pendulum: one arm of ``recipe=online`` with PPO, from the first step to its last.
 
-Timed is what imitation's side is timed at: making the environment, acting, asking, fitting, learning; and, as the
-recipe does, writing every answer and checkpoint to the disk. Neither imports nor the evaluation count on either side.
+Timed, by the processor, is what imitation's side is timed at: making the environment, acting, asking, fitting,
+learning; and, as the recipe does, writing every answer and checkpoint, without the wait for the disk. Neither imports
+nor the evaluation count on either side.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from prefrl.queries import Questions
 from prefrl.train.fit_score import score_optimizer
 from prefrl.train.relabel import relabel
 
-__all__ = ["Asking", "Pool", "accuracies", "query_findings"]
+__all__ = ["Asking", "Pool", "accuracies", "gains", "query_findings"]
 
 
 class Pool(NamedTuple):
@@ -90,17 +90,28 @@ def query_findings(
     bars: Mapping[str, Sequence[str]],
     workers: int,
 ) -> list[Finding]:
-    """Mean accuracy over sessions of every strategy, and of those in ``bars`` the gain over uniform questions.
+    """What all strategies teach on all pools.
 
     queries: name → query; one is "uniform" · asking: task → how it is asked · bars: strategy → tasks on which it shall
     be no worse than uniform
     """
     cells = [(pool, name) for pool in pools for name in queries]
     curves = _measured(cells, show, queries=queries, asking=asking, workers=workers)
-    rng, findings = np.random.default_rng(0), []
-    for task in dict.fromkeys(pool.task for pool in pools):
-        own = [pool for pool in pools if pool.task == task]
-        seeds, n = tuple(pool.seed for pool in own), asking[task].answers
+    answers = {task: asking[task].answers for task in dict.fromkeys(pool.task for pool in pools)}
+    return gains(curves, answers=answers, bars=bars)
+
+
+def gains(
+    curves: Mapping[tuple[Pool, str], Sequence[float]], *, answers: Mapping[str, int], bars: Mapping[str, Sequence[str]]
+) -> list[Finding]:
+    """Mean accuracy over sessions of every strategy, and its gain over uniform questions, task by task.
+
+    curves: (pool, strategy) → (S,) accuracies; one strategy is "uniform" · answers: of each task, all in all
+    """
+    rng, findings, queries = np.random.default_rng(0), list[Finding](), list(dict.fromkeys(name for _, name in curves))
+    for task, n in answers.items():
+        own = [pool for pool, name in curves if pool.task == task and name == "uniform"]
+        seeds = tuple(pool.seed for pool in own)
         mean = {name: np.array([np.mean(curves[pool, name]) for pool in own]) for name in queries}  # (R,)
         last = {name: np.array([curves[pool, name][-1] for pool in own]) for name in queries}
         for name in queries:

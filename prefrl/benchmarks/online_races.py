@@ -31,12 +31,13 @@ import numpy as np
 import torch
 
 from prefrl.benchmarks.core import ACTION, MEMBERS, OBSERVATION, SEGMENT, one_thread
-from prefrl.benchmarks.findings import Finding, at_most
+from prefrl.benchmarks.findings import Finding, at_least, at_most
 from prefrl.benchmarks.online_pendulum import Pendulum
 from prefrl.benchmarks.side_env import make_side, missing_side, run_side
 from prefrl.core import Comparisons, SegmentBatch
 from prefrl.data.dataset import Episodes
 from prefrl.errors import ConfigError, PrefrlError
+from prefrl.evaluation.intervals import Estimate, mean, stratified_bootstrap
 from prefrl.progress import Bars
 from prefrl.queries import ActiveQuery, greedy_k_center, uncertain
 from prefrl.scores import ReturnEnsemble
@@ -71,18 +72,21 @@ class Parts:
 
 @dataclass(frozen=True)
 class Row:
-    """A number of each turn. value: (ours, the peer's) → it · average: of the turns, by which the bar is kept."""
+    """A number of each turn. value: (ours, the peer's) → it · average: of the turns, with its 95 % interval; else their
+    median, with the extremes.
+    """
 
     id: str
     what: str
     value: Callable[[Measured, Measured], float]
-    average: Callable[[Sequence[float]], Any] = np.median
+    average: bool = False
 
     def finding(self, turns: Sequence[tuple[Measured, Measured]], seeds: Sequence[int]) -> Finding:
         values = [self.value(*turn) for turn in turns]
-        value, bar = float(self.average(values)), BARS.get(self.id)
-        holds = None if bar is None else value >= bar
-        return Finding(self.id, self.what, value, bar, holds, min(values), max(values), tuple(seeds))
+        found = Estimate(float(np.median(values)), min(values), max(values))
+        if self.average:
+            found = stratified_bootstrap(np.array(values)[:, None], mean, rng=np.random.default_rng(0))
+        return at_least(self.id, self.what, found, BARS.get(self.id), seeds=tuple(seeds))
 
     def skipped(self, reason: str) -> Finding:
         return Finding(self.id, self.what, None, BARS.get(self.id), reason)
@@ -187,9 +191,14 @@ def _pendulum_rows(id: str, what: str) -> tuple[Row, ...]:
             f"{id}_return",
             f"mean true return after {what}: prefrl − imitation",
             lambda ours, peer: ours["return"] - peer["return"],
-            np.mean,
+            average=True,
         ),
-        Row(f"{id}_ours", f"mean true return after {what}: prefrl", lambda ours, peer: float(ours["return"]), np.mean),
+        Row(
+            f"{id}_ours",
+            f"mean true return after {what}: prefrl",
+            lambda ours, peer: float(ours["return"]),
+            average=True,
+        ),
         Row(
             f"{id}_steps",
             f"environment steps of {what}: imitation / prefrl",

@@ -32,6 +32,7 @@ from prefrl.recipes.workers import run_side_by_side
 from prefrl.runs import RunDirectory, read_metrics
 from prefrl.train.epoch import Augment
 from prefrl.train.exploration import EntropyForm
+from prefrl.train.fit_score import fit_score, require_fit_settings
 
 __all__ = ["Online"]
 
@@ -145,6 +146,14 @@ class Online:
                 raise ConfigError(f"recipe.{message}.")
         if self.unlabelled and self.semi_supervised is not None:
             self.semi_supervised(NO_SEGMENTS, NO_SEGMENTS)  # its own options are judged
+            crop = getattr(self.semi_supervised, "keywords", {}).get("crop")
+            if crop is not None and crop[0] >= self.segment_length:
+                raise ConfigError(
+                    f"recipe.semi_supervised.crop={list(crop)} crops nothing of recipe.segment_length="
+                    f"{self.segment_length}: its first number must be smaller."
+                )
+        if isinstance(self.fit, functools.partial) and self.fit.func is fit_score:
+            require_fit_settings(**self.fit.keywords)  # now, not after the exploration
 
     def _try_agent(self) -> None:
         """The learner fits the slot, the environment and the steps; segments fit into its episodes."""
@@ -163,8 +172,7 @@ class Online:
                     f"recipe.{name}={getattr(self, name)} must be a multiple of online_agent.{whose}={multiple}: this "
                     f"learner pauses {when} only."
                 )
-        if self.milestones:
-            weights_of(learner.policy)
+        weights_of(learner.policy)
         if self.meta_every and self.meta is not None:
             self.meta(learner)
         env = self.env(seed=self.seed)

@@ -6,6 +6,7 @@ twice and loses no answer: those of a session that is not in the checkpoint yet 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class AnswerBook:
         self._asked: Tensor = state.get("asked", torch.zeros(0, 6, dtype=torch.int64))
         self._answers = _preferences(state["answers"]) if "answers" in state else None
         self._ends: list[list[int]] = state.get("ends", [])  # questions and answers up to the end of each session
+        self._seen: list[str] = state.get("seen", [])  # of each session, which episodes there were
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -41,7 +43,7 @@ class AnswerBook:
         except DamagedFile as error:
             raise DamagedFile(f"{error} {self._remedy}") from error
         held = len(state.get("answers", {}).get("p_first", ()))
-        if "asked" not in state or (state.get("ends") or [[]])[-1] != [len(state["asked"]), held]:
+        if not {"asked", "seen"} <= state.keys() or (state.get("ends") or [[]])[-1] != [len(state["asked"]), held]:
             raise DamagedFile(f"{self.file} does not hold the questions and answers of an online run. {self._remedy}")
         return state
 
@@ -76,13 +78,22 @@ class AnswerBook:
         """The answers of the first so many sessions; None if there are none."""
         return None if self._answers is None else self._answers[: self.answered(sessions)]
 
-    def add(self, new: Preferences | None, questions: Questions) -> None:
+    def require_about(self, episodes: Episodes, session: int) -> None:
+        """An error if the answers of a session, which are places in episodes, were not about these."""
+        if self._seen[session] != _fingerprint(episodes):
+            raise DamagedFile(
+                f"{self.file}: the answers of session {session} are about other episodes than this run has now, as "
+                f"where another machine, library or configuration goes on without its checkpoint. {self._remedy}"
+            )
+
+    def add(self, new: Preferences | None, questions: Questions, episodes: Episodes) -> None:
         """One more session, with ``questions`` as they are after it: on the disk when this returns."""
+        self._seen.append(_fingerprint(episodes))
         parts = [part for part in (self._answers, new) if part is not None]
         self._answers = Preferences.concat(parts) if parts else None
         self._asked = questions.state_dict()["asked"]
         self._ends.append([len(questions), 0 if self._answers is None else len(self._answers)])
-        state: dict[str, Any] = {"asked": self._asked, "ends": self._ends}
+        state: dict[str, Any] = {"asked": self._asked, "ends": self._ends, "seen": self._seen}
         if self._answers is not None:
             state["answers"] = _state(self._answers)
         save_checkpoint(self.file, state)
@@ -129,6 +140,13 @@ def _renumbered(pairs: RefPairs | None, begin: int) -> RefPairs:
 
 def _shifted(refs: SegmentRefs, by: int) -> SegmentRefs:
     return SegmentRefs(refs.episode + by, refs.start, refs.length)
+
+
+def _fingerprint(episodes: Episodes) -> str:
+    """Equal for equal episodes."""
+    digest = hashlib.sha256(np.ascontiguousarray(episodes.observations).data)
+    digest.update(np.ascontiguousarray(episodes.actions).data)
+    return digest.hexdigest()
 
 
 def _state(answers: Preferences) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from prefrl.recipes.arms import summary
 from prefrl.recipes.online_answers import AnswerBook, Recent
 from prefrl.recipes.online_reward import meta_step, optimistic, unlabelled_pairs
 from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSettings
-from prefrl.recipes.online_watch import keep_milestone, progress_note
+from prefrl.recipes.online_watch import keep_milestone, keep_policy, load_policy, progress_note
 from prefrl.runs import MetricLogger, RunDirectory
 from prefrl.train.exploration import state_entropy_reward
 from prefrl.train.fit_score import score_optimizer
@@ -41,6 +41,7 @@ from prefrl.train.relabel import relabel
 
 __all__ = ["ARMS_ONLINE", "ASKING", "OnlineArm", "OnlineSettings", "judge", "load_online_policy", "run_online_arm"]
 
+POLICY = "policy.safetensors"  # in an arm's folder: what it acts by at the end
 FROM_START = "true_reward_from_start"
 LAST_EPISODES = 10  # by whose rewards a rater's thresholds are scaled (B-Pref's code)
 
@@ -148,7 +149,7 @@ class OnlineArm:
     def ask(self, episodes: Episodes, session: int) -> None:
         """Put the session's questions and answers into the book, unless a killed run has left them there."""
         if session < len(self.book):
-            return
+            return self.book.require_about(episodes, session)
         settings, book = self.settings, self.book
         self.require_comparable(episodes)
         questions = Questions(Recent(settings.query, last=settings.recent_episodes))
@@ -160,14 +161,14 @@ class OnlineArm:
             session, asked=len(questions), answered=book.answered(session), budget=settings.budget,
         )  # fmt: skip
         if due == 0:
-            return book.add(None, questions)
+            return book.add(None, questions, episodes)
         new = label(
             episodes, teacher=settings.teacher, comparisons=due, segment_length=settings.segment_length,
             query=questions.about(episodes, self.score) if session else questions.about(),
             rng=answer_generator(settings.seed, len(questions)), known=book.answers(session), session=session,
             last_episodes=LAST_EPISODES, ask_again=settings.budget == "answers",
         )  # fmt: skip
-        return book.add(new, questions)
+        return book.add(new, questions, episodes)
 
     def require_comparable(self, episodes: Episodes) -> None:
         """Segments fit into episodes, and the agent cannot choose how long it is rewarded."""
@@ -291,6 +292,7 @@ def run_online_arm(
     at_work = OnlineArm(arm, run.stage(f"arms/{arm}"), settings)
     try:
         at_work.train(lambda step, note: None if show is None else show(arm, step, settings.steps, note))
+        keep_policy(at_work.folder / POLICY, at_work.learner.policy)
         judged = judge(at_work.learner.policy, settings, episodes=settings.episodes, seed=settings.seed + 1)
         at_work.write_dataset()
     finally:
@@ -304,12 +306,7 @@ def judge(policy: Policy, settings: OnlineSettings, *, episodes: int, seed: int)
 
 
 def load_online_policy(run: RunDirectory, arm: str, settings: OnlineSettings) -> Policy:
-    """What a trained arm acts by, from its checkpoint."""
+    """What a trained arm acts by."""
     if run.result(f"arms/{arm}") is None:
         raise ConfigError(f"{run.path} has no finished arm {arm!r}; finish it with `prefrl resume {run.path}`.")
-    learner = settings.online_agent(make_env=settings.env, seed=settings.seed)
-    learner.load_state_dict(load_checkpoint(run.path / "arms" / arm / "checkpoint.safetensors")["learner"])
-    learner.close()
-    if learner.steps != settings.steps:
-        raise ConfigError(f"{arm} could not be saved after its last step: its environment cannot be kept there.")
-    return learner.policy
+    return load_policy(run.path / "arms" / arm / POLICY, settings)

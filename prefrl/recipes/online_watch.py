@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from prefrl.files import load_checkpoint, save_checkpoint
 from prefrl.protocols import Policy
 from prefrl.recipes.online_settings import OnlineSettings
 
-__all__ = ["keep_milestone", "load_milestones", "progress_note", "weights_of"]
+__all__ = ["keep_milestone", "keep_policy", "load_milestones", "load_policy", "progress_note", "weights_of"]
 
 
 def progress_note(known: Mapping[str, float]) -> str:
@@ -29,7 +28,7 @@ def progress_note(known: Mapping[str, float]) -> str:
 def weights_of(policy: Any) -> Any:
     """The policy, whose weights can be kept apart from all else."""
     if not hasattr(policy, "state_dict"):
-        raise ConfigError(f"{type(policy).__name__} has no weights to keep (no state_dict): set recipe.milestones=0.")
+        raise ConfigError(f"{type(policy).__name__} has no weights to keep: give it state_dict and load_state_dict.")
     return policy
 
 
@@ -37,21 +36,29 @@ def keep_milestone(folder: Path, stop: int, policy: Policy) -> None:
     """Write the weights of what acts now into an arm's folder; a run that repeats the stop writes the same again."""
     file = _file(folder, stop)
     file.parent.mkdir(exist_ok=True)
+    keep_policy(file, policy)
+
+
+def keep_policy(file: Path, policy: Policy) -> None:
+    """Write the weights of a policy."""
     save_checkpoint(file, {"policy": dict(weights_of(policy).state_dict())})
+
+
+def load_policy(file: Path, settings: OnlineSettings) -> Policy:
+    """The policy whose weights :func:`keep_policy` has written."""
+    learner = settings.online_agent(make_env=settings.env, seed=settings.seed)
+    learner.close()
+    weights_of(learner.policy).load_state_dict(load_checkpoint(file)["policy"])
+    return learner.policy
 
 
 def load_milestones(folder: Path, settings: OnlineSettings) -> dict[int, Policy]:
     """Step → what an arm acted by then, for every milestone that is there."""
-    stops = [stop for stop in settings.milestones_at() if _file(folder, stop).is_file()]
-    if not stops:
-        return {}
-    learner = settings.online_agent(make_env=settings.env, seed=settings.seed)
-    learner.close()
-    found = {}
-    for stop in stops:
-        weights_of(learner.policy).load_state_dict(load_checkpoint(_file(folder, stop))["policy"])
-        found[stop] = copy.deepcopy(learner.policy)
-    return found
+    return {
+        stop: load_policy(_file(folder, stop), settings)
+        for stop in settings.milestones_at()
+        if _file(folder, stop).is_file()
+    }
 
 
 def _file(folder: Path, stop: int) -> Path:

@@ -17,6 +17,7 @@ answer is trained on in one call and measured in the next.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -338,6 +339,16 @@ def _logger(folder: Path | None, epoch: int, tensorboard: bool) -> Iterator[Call
         return
     with MetricLogger(Path(folder), resume_step=epoch, tensorboard=tensorboard) as logger:
         yield lambda step, **scalars: logger.log(step, **{k: v for k, v in scalars.items() if v is not None})
+
+
+def require_fit_settings(**settings: Any) -> None:
+    """An error now where :func:`fit_score` would not take these settings of its arguments."""
+    given = inspect.signature(fit_score).parameters
+    unknown = next((name for name in settings if name not in given), None)
+    if unknown:
+        raise ConfigError(f"fit: there is no {unknown}; use one of {', '.join(list(given)[2:])}.")
+    defaults = {name: p.default for name, p in given.items() if p.default is not p.empty}
+    _validate(comparisons=1, **defaults | settings)
 
 
 def _validate(*, comparisons: int, stop_accuracy: float | None, **values: Any) -> None:
