@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_the_reward_of_a_pool_learns_what_is_asked(pool: Pool, name: str):
 def test_the_first_session_is_uniform_for_all(pool: Pool):
     """So strategies differ from the second session on only."""
     first = [
-        accuracies(pool, query=query, asking=ASKING._replace(answers=10, sessions=1)) for query in QUERIES.values()
+        accuracies(pool, query=query, asking=replace(ASKING, answers=10, sessions=1)) for query in QUERIES.values()
     ]
     assert first[0] == first[1]
 

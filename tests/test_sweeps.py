@@ -28,12 +28,12 @@ from prefrl.runs import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
-    "experiment=online_point", "env.max_episode_steps=20", "recipe.arms=[aligned]", "recipe.video_arms=[]",
+    "recipe=online", "env=point_reach", "env.max_episode_steps=20", "recipe.arms=[aligned]", "recipe.video_arms=[]",
     "recipe.steps=160", "recipe.explore_steps=80", "recipe.sessions=2", "recipe.session_interval=40",
     "recipe.comparisons=8", "recipe.log_every=40", "recipe.episodes=2", "recipe.max_steps=20",
     "recipe.checkpoint_every=40", "recipe.fit.epochs=2", "score.hidden=[8]", "workers=1", "tensorboard=false",
     "online_agent.learning_starts=40", "online_agent.hidden=[8]", "online_agent.train_every=4",
-    "online_agent.reset_updates=2",
+    "online_agent.reset_updates=2", "online_agent.batch_size=16", "recipe.segment_length=5",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ class Pool(NamedTuple):
     dataset: Path
 
 
-class Asking(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Asking:
     """answers: of all sessions together · teacher, score, fit: as in recipe=online."""
 
     answers: int
