@@ -42,7 +42,7 @@ SURF = {
 CROPS = "{_target_: prefrl.train.semi_supervised.semi_supervised, crop: [4, 5]}"
 ALL = {
     "recipe__bonus": 0.05, "recipe__bonus_decay": 0.01, "recipe__explore_normalize": True,
-    "recipe__explore_form": "distance", "recipe__milestones": 3, **SURF,
+    "recipe__explore_form": "distance", "recipe__milestones": 3, "recipe__refit": True, **SURF,
 }  # fmt: skip
 OPTIONS = {
     "sac": ALL | {"recipe__meta_every": 40, "recipe__meta__batch_size": 16, "online_agent__train_every": 10},
@@ -482,3 +482,19 @@ def test_progress_says_answers_accuracy_and_return(plain):
     assert "7 answers" in notes[1][3]
     assert all(part in notes[-1][3] for part in ("14 answers", "% right", "return"))
     assert f"aligned: 200/200 done ({notes[-1][3]})" in printed
+
+
+def test_a_refit_knows_nothing_of_earlier_fits(tmp_path):
+    """The reward at the end is one fitted from new weights to all answers, as if there had been no session before."""
+    settings = recipe(recipe__refit=True).settings
+    run = trained(tmp_path, settings)
+    steps = np.cumsum(read_dataset(run.path / "arms/aligned/dataset").lengths)
+    last = settings.sessions_at()[-1]
+    episodes = read_dataset(run.path / "arms/aligned/dataset").select(np.flatnonzero(steps <= last))
+    data = episodes.transitions(torch.zeros(episodes.num_steps))
+    score = settings.score(observations=data.observations, actions=data.actions, seed=settings.seed)
+    comparisons = answers_of(run).comparisons(episodes).without_true_reward()
+    settings.fit(score, comparisons, seed=settings.seed + settings.sessions - 1, split_seed=settings.seed,
+                 optimizer=score_optimizer(score))  # fmt: skip
+    found = state(run)["score"]
+    assert all(torch.equal(weights, found[name]) for name, weights in score.state_dict().items())

@@ -46,7 +46,7 @@ READERS = {  # key → the arms that it matters to
     "score": SCORED,
     **dict.fromkeys((f"recipe.{name}" for name in (
         "sessions", "session_interval", "comparisons", "schedule", "first_share", "budget", "allow_variable_horizon",
-        "recent_episodes", "fit", "unlabelled", "semi_supervised", "meta_every", "meta",
+        "recent_episodes", "fit", "refit", "unlabelled", "semi_supervised", "meta_every", "meta",
     )), ASKING),
     **dict.fromkeys(("recipe.segment_length", "recipe.bonus", "recipe.bonus_decay"), SCORED),
 }  # fmt: skip
@@ -90,6 +90,7 @@ class Online:
     max_steps: int
     checkpoint_every: int
     explore_normalize: bool = False
+    refit: bool = False
     bonus: float = 0.0
     bonus_decay: float = 1e-5
     unlabelled: float = 0.0

@@ -189,19 +189,21 @@ class OnlineArm:
             )
 
     def make_score(self, episodes: Episodes) -> None:
-        """Inputs are standardized, if at all, by the episodes of the exploration, and stay so."""
+        """Inputs are standardized, if at all, by these episodes, and stay so until another is made."""
         data = episodes.transitions(torch.zeros(episodes.num_steps))
         self.score = self.settings.score(observations=data.observations, actions=data.actions, seed=self.settings.seed)
         self.optimizer = score_optimizer(self.score)
 
     def explain(self, episodes: Episodes, session: int) -> dict[str, Any]:
-        """Go on fitting the reward, to all answers so far."""
+        """Go on fitting the reward to all answers so far, or, if it is wished, fit another one."""
         answers, seed = self.book.answers(session + 1), self.settings.seed
         if answers is None or len(answers) == 0:
             raise ConfigError(
                 f"The teacher skipped all of the {self.book.asked(session + 1)} questions so far, so there is nothing "
                 "to learn from. Lower teacher.skip, set recipe.budget=answers, or raise recipe.comparisons."
             )
+        if self.settings.refit and session:
+            self.make_score(episodes)
         fitted = self.settings.fit(
             self.score, answers.comparisons(episodes).without_true_reward(), seed=seed + session, split_seed=seed,
             optimizer=self.optimizer, **self.unasked(episodes, session, answered=len(answers)),

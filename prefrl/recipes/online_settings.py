@@ -60,6 +60,7 @@ class OnlineSettings:
     deterministic: bool
     tensorboard: bool
     explore_normalize: bool = False
+    refit: bool = False
     bonus: float = 0.0
     bonus_decay: float = 1e-5
     unlabelled: float = 0.0
