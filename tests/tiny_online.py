@@ -57,7 +57,8 @@ class PositivePoint(PointReach):
         return given if self.spoil is None else type(self).spoil(self.steps, given)
 
 
-gym.register(POSITIVE, PositivePoint, max_episode_steps=50, disable_env_checker=True)
+if POSITIVE not in gym.registry:  # pytest imports this file as a module of tests, and to look for examples
+    gym.register(POSITIVE, PositivePoint, max_episode_steps=50, disable_env_checker=True)
 
 
 def words(kind: str = "sac", **changed: object) -> list[str]:
