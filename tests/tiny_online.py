@@ -58,7 +58,7 @@ class PositivePoint(PointReach):
 
 
 if POSITIVE not in gym.registry:  # pytest imports this file as a module of tests, and to look for examples
-    gym.register(POSITIVE, PositivePoint, max_episode_steps=50, disable_env_checker=True)
+    gym.register(POSITIVE, "tiny_online:PositivePoint", max_episode_steps=50, disable_env_checker=True)
 
 
 def words(kind: str = "sac", **changed: object) -> list[str]:
