@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import types
@@ -90,8 +91,11 @@ def _spell(annotation: Any) -> str:
 
 def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Resolved annotations of the arguments; empty where they name what exists for a type checker only."""
+    made_by_fields = dataclasses.is_dataclass(function)  # some maybe of a base class in another module
     try:
-        return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+        return typing.get_type_hints(
+            function.__init__ if inspect.isclass(function) and not made_by_fields else function
+        )
     except (NameError, TypeError, AttributeError):
         return {}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,7 @@ import torch
 from prefrl.core import SegmentBatch
 from prefrl.errors import ConfigError
 from prefrl.progress import Bars, progress_bars
-from prefrl.protocols import MakeEnv, MakeOnlineLearner, Teacher
 from prefrl.queries import session_sizes
-from prefrl.queries.schedules import Budget, Schedule
 from prefrl.recipes.arms import summary
 from prefrl.recipes.online_arm import judge, load_online_policy, run_online_arm
 from prefrl.recipes.online_report import report_online, show_table, videos_online
@@ -30,8 +28,6 @@ from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSe
 from prefrl.recipes.online_watch import progress_note, weights_of
 from prefrl.recipes.workers import run_side_by_side
 from prefrl.runs import RunDirectory, read_metrics
-from prefrl.train.epoch import Augment
-from prefrl.train.exploration import EntropyForm
 from prefrl.train.fit_score import fit_score, require_fit_settings
 
 __all__ = ["Online"]
@@ -54,7 +50,7 @@ NO_SEGMENTS = SegmentBatch(torch.zeros(0, 2, 1), torch.zeros(0, 1, 1), torch.one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Online:
+class Online(OnlineSettings):
     """The online recipe. Components are constructors or objects; numbers are in configs/recipe/online.yaml.
 
     online_agent: learns while it acts · query: may be active, choosing by what the score has learned so far
@@ -64,45 +60,9 @@ class Online:
 
     asks_while_learning = True  # so that an active query has a score to choose by
 
-    env: MakeEnv
-    online_agent: MakeOnlineLearner
-    teacher: Teacher
-    query: Any
-    score: Callable[..., Any]
-    fit: Callable[..., Any]
     arms: Sequence[str]
     video_arms: Sequence[str]
-    steps: int
-    explore_steps: int
-    explore_neighbors: int
-    explore_form: EntropyForm
-    sessions: int
-    session_interval: int
-    comparisons: int
-    schedule: Schedule
-    first_share: float | None
-    budget: Budget
-    segment_length: int
-    recent_episodes: int
-    allow_variable_horizon: bool
-    log_every: int
-    episodes: int
-    max_steps: int
-    checkpoint_every: int
-    explore_normalize: bool = False
-    refit: bool = False
-    bonus: float = 0.0
-    bonus_decay: float = 1e-5
-    unlabelled: float = 0.0
-    semi_supervised: Callable[..., Augment] | None = None
-    meta_every: int = 0
-    meta: Callable[..., dict[str, Any]] | None = None
-    milestones: int = 0
-    seed: int = 0
     workers: int = 1
-    threads: int = 1
-    deterministic: bool = True
-    tensorboard: bool = True
 
     def __post_init__(self) -> None:
         for name, given in (("arms", self.arms), ("video_arms", self.video_arms)):

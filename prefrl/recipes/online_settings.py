@@ -25,7 +25,7 @@ ASKING = ("aligned", "negated")
 SCORED = (*ASKING, "untrained")  # arms that act by a reward ensemble
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnlineSettings:
     """What an arm needs, as in configs/recipe/online.yaml. Picklable, because workers receive it.
 
@@ -55,10 +55,10 @@ class OnlineSettings:
     episodes: int
     max_steps: int
     checkpoint_every: int
-    seed: int
-    threads: int
-    deterministic: bool
-    tensorboard: bool
+    seed: int = 0
+    threads: int = 1
+    deterministic: bool = True
+    tensorboard: bool = True
     explore_normalize: bool = False
     refit: bool = False
     bonus: float = 0.0
