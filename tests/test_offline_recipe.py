@@ -126,7 +126,7 @@ def start(run: Path, words=TINY, **kwargs) -> subprocess.Popen:
 
 
 def wait_for(file: Path, process: subprocess.Popen) -> None:
-    for _ in range(3000):
+    for _ in range(9000):  # three minutes: it is there in seconds, but where the machine is busy
         if file.exists():
             return
         assert process.poll() is None, "the run ended before it could be interrupted"
