@@ -1,14 +1,12 @@
 """Every YAML composes, names what exists, fits its constructor's signature, builds, and explains its keys."""
 
 import inspect
-import os
 import re
 import shlex
 from dataclasses import fields
 
 import hydra
 import pytest
-import torch
 
 from prefrl import catalog
 from prefrl import config as config_module
@@ -42,17 +40,6 @@ def nodes_with_target(node, key=""):
     elif isinstance(node, list):
         for index, child in enumerate(node):
             yield from nodes_with_target(child, f"{key}[{index}]")
-
-
-@pytest.fixture
-def restored(monkeypatch):
-    """What preparing a run sets globally is set back."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_online import POSITIVE, PositivePoint, answers_of, assert_same_run, places, restored, words
+from tiny_online import POSITIVE, PositivePoint, answers_of, assert_same_run, places, words
 
 from prefrl.cli import main
 from prefrl.errors import DamagedFile
@@ -15,7 +15,7 @@ from prefrl.recipes.online_answers import AnswerBook
 from prefrl.recipes.online_arm import OnlineArm
 from prefrl.runs import RunDirectory
 
-__all__ = ["restored"]  # a fixture for every test here
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_online import answers_of, assert_same_run, places, restored, words
+from tiny_online import answers_of, assert_same_run, places, words
 
 from prefrl.cli import main
 from prefrl.files import load_checkpoint
@@ -19,7 +19,7 @@ from prefrl.recipes.online_answers import AnswerBook
 from prefrl.runs import RunDirectory, read_metrics
 from prefrl.teachers import SimulatedTeacher
 
-__all__ = ["restored"]  # a fixture for every test here
+pytestmark = pytest.mark.usefixtures("restored")
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 300  # that a process may take before the test gives up

@@ -10,23 +10,18 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny_online import answers_of, assert_same_run, begun, restored, rows, state, stopping, words
+from tiny_online import SURF, answers_of, assert_same_run, begun, recipe, rows, state, stopping, words
 
-import envs
-from agents.online_critic import next_critic_update
-from agents.online_sac import OnlineSAC
 from prefrl.cli import main
 from prefrl.config import compose
-from prefrl.core import Comparisons, SegmentBatch
 from prefrl.data.storage import read_dataset
-from prefrl.errors import ConfigError
 from prefrl.files import flatten, load_checkpoint
 from prefrl.launch import make_recipe
 from prefrl.progress import progress_bars
 from prefrl.recipes import online_arm, online_report
 from prefrl.recipes.online import Online
 from prefrl.recipes.online_arm import OnlineArm, run_online_arm
-from prefrl.recipes.online_reward import meta_step, optimistic, unlabelled_pairs
+from prefrl.recipes.online_reward import optimistic, unlabelled_pairs
 from prefrl.recipes.online_watch import load_milestones
 from prefrl.runs import RunDirectory
 from prefrl.scores import ReturnEnsemble
@@ -34,11 +29,8 @@ from prefrl.teachers import SimulatedTeacher
 from prefrl.train.exploration import disagreement_bonus
 from prefrl.train.fit_score import score_optimizer
 
-__all__ = ["restored"]  # a fixture for every test here
+pytestmark = pytest.mark.usefixtures("restored")
 
-SURF = {
-    "recipe__unlabelled": 10, "recipe__semi_supervised__threshold": 0.6, "recipe__semi_supervised__crop": "[4, 5]",
-}  # fmt: skip
 CROPS = "{_target_: prefrl.train.semi_supervised.semi_supervised, crop: [4, 5]}"
 ALL = {
     "recipe__bonus": 0.05, "recipe__bonus_decay": 0.01, "recipe__explore_normalize": True,
@@ -49,10 +41,6 @@ OPTIONS = {
     "ppo": ALL | {"online_agent__clip_schedule": "linear", "online_agent__lr_schedule": "linear",
                   "online_agent__explore_epochs": 3},
 }  # fmt: skip
-
-
-def recipe(kind="sac", **changed):
-    return make_recipe(compose("train", words(kind, **changed)))
 
 
 def trained(tmp_path, settings, arm="aligned"):
@@ -277,61 +265,10 @@ def test_pseudo_labels_change_what_is_learned(tmp_path):
 # the reward's step through the critic
 
 
-@pytest.fixture
-def learner():
-    made = OnlineSAC(
-        make_env=functools.partial(envs.make, "prefrl/PointReach-v0", max_episode_steps=20), seed=0,
-        learning_starts=20, batch_size=16, hidden=(16,),
-    )  # fmt: skip
-    made.collect(60, reward=lambda o, a: -o.square().sum(1))
-    yield made
-    made.close()
-
-
-def test_the_critics_next_update_is_that_of_sac(learner):
-    """Q in the environment's units, targets r + γ (min Q̄ − α log π), by a batch of the replay; nothing else moves."""
-    before = learner.state_dict()
-    update = next_critic_update(learner, batch_size=40)
-    batch, model = update["batch"], learner.model
-    scaled = torch.from_numpy(model.policy.scale_action(batch.actions.numpy()))
-    expected = torch.cat(model.critic(batch.observations, scaled), 1).T
-    torch.testing.assert_close(update["q"](batch.observations, batch.actions), expected)
-    assert update["next_values"].shape == (40,)
-    assert not update["next_values"].requires_grad
-    all_steps = learner.world.experience.at(np.arange(60))
-    known = torch.from_numpy(np.concatenate([all_steps.observations, all_steps.actions], 1))
-    drawn = torch.cat([batch.observations, batch.actions], 1)
-    assert (torch.cdist(drawn, known).amin(1) < 1e-3).all()
-    after = learner.state_dict()
-    assert all(torch.equal(w, after["policy"][name]) for name, w in before["policy"].items())
-    assert not torch.equal(before["randomness"]["torch"], after["randomness"]["torch"])  # saved with all else
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_steps_through_the_critic_explain_the_answers_better(learner, sign):
-    """With one batch and one critic: the loss after the critic's update falls as the reward takes its steps."""
-    torch.manual_seed(0)
-    score = ReturnEnsemble(observation_size=2, action_size=2, members=2, hidden=[16], seed=0)
-    update = next_critic_update(learner, batch_size=64) | {"learning_rate": 0.3}
-    alone = torch.ones(12, 1, dtype=torch.bool)  # segments of one step
-    sides = (SegmentBatch(torch.rand(12, 2, 2), torch.rand(12, 1, 2) - 0.5, alone) for _ in "ab")
-    answers, optimizer = Comparisons(*sides, (torch.rand(12) > 0.5).float()), score_optimizer(score)
-    for group in optimizer.param_groups:
-        group.update(lr=1e-2, weight_decay=0.0)
-    losses = [meta_step(score, optimizer, answers, update, sign=sign) for _ in range(15)]
-    assert losses[-1] < losses[0]
-
-
 def test_critic_steps_come_at_their_stops_once_a_reward_is_there(whole):
     """Every 40 steps from the first session on, and each is in the metrics."""
     found = rows(whole("sac")[1])
     assert [step for step, row in found.items() if "meta_loss" in row] == [80, 120, 160, 200, 240]
-
-
-def test_ppo_has_no_critic_to_step_through():
-    """There is no Q-function: said before there is a run."""
-    with pytest.raises(ConfigError, match=r"recipe.meta_every: OnlinePPO has no Q-function"):
-        recipe("ppo", recipe__meta_every=40)
 
 
 # milestones
@@ -401,74 +338,6 @@ def test_an_attribute_teacher_prefers_its_attribute(plain):
     episodes, answers = read_dataset(run.path / "arms/aligned/dataset"), answers_of(run)
     energy = [episodes.segments(side).actions.square().sum((1, 2)).numpy() for side in (answers.first, answers.second)]
     assert np.array_equal(answers.p_first, (energy[0] < energy[1]).astype(float))
-
-
-@pytest.mark.parametrize(
-    ("teacher", "message"),
-    [
-        ("regret_tabular", "TabularOracle"), ("regret_lqr", "LinearQuadraticOracle"),
-        ("regret_sac", "teacher.oracle.critic.path"),
-    ],
-)  # fmt: skip
-def test_an_oracle_without_what_it_needs_is_refused_before_the_run(teacher, message):
-    """Tables, linear dynamics, or a trained critic's file: none is there in an online run of this environment."""
-    with pytest.raises(ConfigError, match=message):
-        recipe(teacher=teacher)
-
-
-# keys
-
-
-@pytest.fixture(scope="module")
-def usual():
-    """Without options; but for those that need others."""
-    return recipe(), recipe(**SURF)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"bonus": -1}, r"recipe.bonus must be in \[0, inf\), but is -1"),
-        ({"bonus": 1, "bonus_decay": 1}, r"recipe.bonus_decay must be in \[0, 1\)"),
-        ({"unlabelled": -1}, r"recipe.unlabelled must be in \[0, inf\), but is -1"),
-        ({"meta_every": 30}, "recipe.meta_every must be >= 0 and a multiple of recipe.log_every=40, but is 30"),
-        ({"milestones": -1}, "recipe.milestones must be >= 0, but is -1"),
-    ],
-)
-def test_wrong_values_of_options_are_named(usual, changed, message):
-    """The key, its value, what is allowed, before there is a run."""
-    with pytest.raises(ConfigError, match=message):
-        replace(usual[0], **changed)
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("recipe.bonus_decay", "recipe.bonus=0"), ("recipe.semi_supervised.threshold", "recipe.unlabelled=0"),
-        ("recipe.meta.batch_size", "recipe.meta_every=0"),
-    ],
-)  # fmt: skip
-def test_options_of_what_is_off_have_no_effect(usual, key, message):
-    """It says what turns them on."""
-    assert usual[0].ineffective(key).startswith(message)
-    assert usual[1].ineffective("recipe.semi_supervised.threshold") is None
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"recipe__bonus": 1, "score__members": 1}, "needs score.members >= 2"),
-        (SURF | {"recipe__unlabelled": 0}, "recipe.semi_supervised.threshold has no effect: recipe.unlabelled=0"),
-        (SURF | {"recipe__semi_supervised__threshold": 0.4}, r"threshold must be in \[0.5, 1\), but is 0.4"),
-        (SURF | {"recipe__fit__augment": CROPS}, "takes the place of recipe.fit.augment, which must be null"),
-        ({"recipe__fit__augment": CROPS.replace("crop", "_partial_: true, crop")}, "set recipe.unlabelled"),
-        ({"recipe__meta_every": 40, "recipe__meta__batch_size": 0}, "recipe.meta: batch_size must be >= 1"),
-    ],
-)
-def test_options_that_do_not_fit_together_are_named(changed, message):
-    """In the words that were given."""
-    with pytest.raises(ConfigError, match=message):
-        recipe(**changed)
 
 
 # the line beside the bar

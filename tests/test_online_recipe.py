@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_online import AGENT, answers_of, assert_same_run, begun, restored, rows, state, stopping, words
+from tiny_online import AGENT, answers_of, assert_same_run, begun, rows, state, stopping, words
 
 from prefrl.cli import main
 from prefrl.config import compose
@@ -22,7 +22,7 @@ from prefrl.recipes.online_answers import AnswerBook, Recent
 from prefrl.recipes.online_arm import OnlineArm, run_online_arm
 from prefrl.runs import RunDirectory
 
-__all__ = ["restored"]  # a fixture for every test here
+pytestmark = pytest.mark.usefixtures("restored")
 
 ARMS = {"recipe__arms": "[aligned,true_reward,untrained]", "recipe__checkpoint_every": 80}
 

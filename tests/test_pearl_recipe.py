@@ -18,6 +18,8 @@ from prefrl.launch import make_recipe
 from prefrl.runs import RunDirectory
 from prefrl.transfer.datasets import TRANSFERRED
 
+pytestmark = pytest.mark.usefixtures("restored")
+
 WORDS = [
     "recipe=pearl", "env=point_reach", "data=point_conflict", "source_env=point_reach", "source_data=point_conflict",
     "features=motion", "recipe.comparisons=60", "recipe.oracle_comparisons=20", "recipe.segment_length=6",
@@ -27,17 +29,6 @@ WORDS = [
     "recipe.transfer.windows=40", "recipe.transfer.comparisons=50", "workers=1",
     "tensorboard=false", "score.hidden=[16]", "score.members=1",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    """What preparing a run sets globally is set back."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.setenv(name, "1")
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

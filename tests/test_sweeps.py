@@ -10,7 +10,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-import torch
 import toy_parts
 import yaml
 from hydra._internal.hydra import Hydra
@@ -26,6 +25,8 @@ from prefrl.files import flatten, load_checkpoint
 from prefrl.recipes.online_arm import OnlineArm
 from prefrl.runs import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("restored")
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "recipe=online", "env=point_reach", "env.max_episode_steps=20", "recipe.arms=[aligned]", "recipe.video_arms=[]",
@@ -35,17 +36,6 @@ TINY = [
     "online_agent.learning_starts=40", "online_agent.hidden=[8]", "online_agent.train_every=4",
     "online_agent.reset_updates=2", "online_agent.batch_size=16", "recipe.segment_length=5",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch):
-    """What runs set globally is set back."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.setenv(name, "1")
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

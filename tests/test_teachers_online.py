@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tiny_online import POSITIVE, answers_of, places, restored, words
+from tiny_online import POSITIVE, answers_of, places, words
 
 from prefrl.catalog import options
 from prefrl.config import compose
@@ -18,7 +18,7 @@ from prefrl.recipes.online_arm import run_online_arm
 from prefrl.runs import RunDirectory
 from prefrl.teachers import WeightedReward
 
-__all__ = ["restored"]  # a fixture for every test here
+pytestmark = pytest.mark.usefixtures("restored")
 
 BY_VALUES = {
     "regret_point": {"env": "point_reach"},

@@ -5,18 +5,19 @@ Beside them stands an environment for what others do not do: it pays above 0, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-import pytest
 import torch
 
 from envs.point_reach import PointReach
+from prefrl.config import compose
 from prefrl.data.preferences import Preferences, read_preferences
 from prefrl.files import flatten, load_checkpoint
+from prefrl.launch import make_recipe
 from prefrl.runs import RunDirectory, read_metrics
 
 WORDS = {
@@ -35,6 +36,9 @@ AGENT = {
         "online_agent": "ppo_online", "online_agent.rollout_steps": 40, "online_agent.batch_size": 8,
         "online_agent.hidden": "[16]", "online_agent.epochs": 2,
     },
+}  # fmt: skip
+SURF = {
+    "recipe__unlabelled": 10, "recipe__semi_supervised__threshold": 0.6, "recipe__semi_supervised__crop": "[4, 5]",
 }  # fmt: skip
 
 
@@ -67,15 +71,9 @@ def words(kind: str = "sac", **changed: object) -> list[str]:
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-@pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What preparing a run sets globally is set back, in a test file that imports this."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):
-        monkeypatch.setenv(name, "1")
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
+def recipe(kind: str = "sac", **changed: object) -> Any:
+    """The recipe of these words."""
+    return make_recipe(compose("train", words(kind, **changed)))
 
 
 def begun(path: Path) -> RunDirectory:

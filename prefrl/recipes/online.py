@@ -36,6 +36,8 @@ POSITIVE = (
     "steps", "explore_steps", "explore_neighbors", "sessions", "session_interval", "comparisons", "segment_length",
     "recent_episodes", "log_every", "episodes", "max_steps", "checkpoint_every",
 )  # fmt: skip
+EXPLORED_BY = ("neighbors", "form", "normalize")
+EXPLORING = tuple(arm for arm in ARMS_ONLINE if arm != "true_reward_from_start")
 READERS = {  # key → the arms that it matters to
     "teacher": ASKING,
     "query": ASKING,
@@ -149,8 +151,11 @@ class Online(OnlineSettings):
         for name, readers in READERS.items():
             if f"{key}.".startswith(f"{name}.") and not set(readers) & set(self.arms):
                 return f"recipe.arms has none of {', '.join(readers)}"
-        if key == "recipe.session_interval" and self.sessions == 1:
-            return "recipe.sessions=1 has none between sessions"
+        if key in ("recipe.session_interval", "recipe.refit") and self.sessions == 1:
+            return "recipe.sessions=1 is the only one"
+        random_steps = getattr(self.online_agent, "keywords", {}).get("learning_starts", 0)
+        if key.removeprefix("recipe.explore_") in EXPLORED_BY and random_steps >= self.explore_steps:
+            return f"online_agent.learning_starts={random_steps} are random actions, as long as it explores"
         if key == "recipe.bonus_decay" and self.bonus == 0:
             return "recipe.bonus=0 is none from the start"
         if f"{key}.".startswith("recipe.semi_supervised.") and self.unlabelled == 0:
