@@ -180,3 +180,5 @@ def require_backend() -> None:
 
 # MuJoCo reads MUJOCO_GL when it is imported; ``envs`` imports this module before any that needs MuJoCo.
 drop_unusable_backend()
+if not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame, which draws classic control, asks for no display then

@@ -203,6 +203,16 @@ def test_no_picture_is_a_clear_error(broken):
         render_episode(PolicyBehavior(Right()), lambda **k: Dot(broken=broken, **k), seed=0, max_steps=5)
 
 
+def test_an_environment_that_never_says_so_has_neither_succeeded_nor_failed():
+    """Without ``info["success"]`` an episode is not marked as a failure."""
+
+    class Silent(Dot):
+        def step(self, action):
+            return *super().step(action)[:4], {}
+
+    assert render_episode(PolicyBehavior(Right()), Silent, seed=1, max_steps=25)[1] is None
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_episode_can_end_after_its_success(after):
     """The frames are those of the whole episode, up to so many steps after the first success."""

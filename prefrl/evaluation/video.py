@@ -45,21 +45,22 @@ def render_episode(
     max_steps: int,
     every: int = 1,
     after_success: int | None = None,
-) -> tuple[np.ndarray, bool]:
+) -> tuple[np.ndarray, bool | None]:
     """One episode from ``env.reset(seed=seed)``: frames (T, H, W, 3), and whether it succeeded at any step.
 
-    The start, every ``every``-th step and the end are shown; ``after_success`` ends the episode so many steps
-    after its first success (None: never). A trained policy takes part as
-    ``rollout.PolicyBehavior(policy)``, and with a seed of ``Rollouts.seeds`` the episode is the evaluated
-    one.
+    None where the environment does not say. The start, every ``every``-th step and the end are shown;
+    ``after_success`` ends the episode so many steps after its first success (None: never). A trained policy takes
+    part as ``rollout.PolicyBehavior(policy)``, and with a seed of ``Rollouts.seeds`` the episode is the evaluated one.
     """
     with on_camera(make_env, seed=seed) as env:
         observation, _ = env.reset(seed=seed)
         behavior.reset(env, np.random.default_rng(seed))
-        frames, success = [frame_of(env)], False
+        frames: list[np.ndarray] = [frame_of(env)]
+        success: bool | None = None
         for step in range(1, max_steps + 1):
             observation, _, terminated, truncated, info = env.step(to_env(env.action_space, behavior.act(observation)))
-            success |= bool(info.get("success", False))
+            if "success" in info:
+                success = bool(success) or bool(info["success"])
             if success and after_success is not None:
                 max_steps = min(max_steps, step + after_success)
             last = terminated or truncated or step >= max_steps
