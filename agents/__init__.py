@@ -5,6 +5,7 @@
     bc.py         behavior cloning
     iql.py        implicit Q-learning (offline RL)
     cpl.py        contrastive preference learning: a policy straight from comparisons
+    diffusion/    diffusion policies: behavior cloning, preference learning, and their core for other sequences
     sb3.py        a trained Stable-Baselines3 model as a policy
     sb3_critic.py its critics as Q and V, for teachers
     online_sac.py, online_ppo.py  learn while they act, from a reward that may change

@@ -82,16 +82,16 @@ class KeptEnv(gym.Wrapper):
         self.in_episode = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """As the environment's own ``reset()``."""
+        """As the environment's own ``reset()``; of its infos, the frame alone."""
         try:
-            observation, _ = self.env.reset()
+            observation, info = self.env.reset()
         except Exception as error:  # noqa: BLE001 (whatever it is, it must reach the process that acts)
             return self._failed(error)
         self.in_episode = True
-        return as_vector(observation), {}
+        return as_vector(observation), _frame(info)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """As the environment's own ``step``; of its infos, success alone."""
+        """As the environment's own ``step``; of its infos, success and the frame alone."""
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:  # noqa: BLE001 (whatever it is, it must reach the process that acts)
@@ -99,7 +99,7 @@ class KeptEnv(gym.Wrapper):
             return observation, 0.0, False, False, info
         self.in_episode = not (terminated or truncated)
         success = {"success": True} if info.get("success", False) else {}
-        return as_vector(observation), float(reward), bool(terminated), bool(truncated), success
+        return as_vector(observation), float(reward), bool(terminated), bool(truncated), success | _frame(info)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -137,6 +137,12 @@ class KeptEnv(gym.Wrapper):
         """No observation, and why not: of arithmetic what it says, of anything else where it happened too."""
         text = str(error) if isinstance(error, ArithmeticError) else "".join(traceback.format_exception(error))
         return np.full(self.observation_space.shape or (), np.nan, np.float32), {"error": text}
+
+
+def _frame(info: dict[str, Any]) -> dict[str, Any]:
+    """A copy, because it is kept; in a tuple, so that Gymnasium hands on each environment's as it is."""
+    frame = info.get("frame")
+    return {"frame": (frame.copy(),)} if isinstance(frame, np.ndarray) and frame.dtype.kind in "biuf" else {}
 
 
 def _pays(maker: Any, num_envs: int) -> bool:

@@ -39,8 +39,8 @@ class _Critics(nn.Module):
 def next_critic_update(learner: Any, *, batch_size: int = 256) -> dict[str, Any]:
     """What ``prefrl.train.meta_reward.meta_reward_loss`` takes of it: q, batch, next_values, gamma, learning_rate.
 
-    batch_size: steps drawn from what may be replayed (MRN's code: as many as the agent's). Of a learner that has not
-    acted yet there is no update; that it could have one is checked, and {} returned.
+    batch_size: steps drawn from what may be replayed (MRN's code: as many as the agent's). Of a learner that has
+    nothing to learn from yet there is no update; that it could have one is checked, and {} returned.
     """
     if not isinstance(learner, OnlineSAC):
         raise ConfigError(
@@ -49,7 +49,7 @@ def next_critic_update(learner: Any, *, batch_size: int = 256) -> dict[str, Any]
         )
     if batch_size < 1:
         raise ConfigError(f"recipe.meta: batch_size must be >= 1, but is {batch_size}.")
-    if not learner.steps:
+    if not learner.replay.filled:
         return {}
     model = learner.model
     with learner.randomness.in_place(), torch.no_grad():

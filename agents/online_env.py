@@ -1,7 +1,8 @@
 """The environments that an agent acts in: what happened is kept, checked at once, and can be saved at any step.
 
 All act at once, one step each; an episode's reset is put off to its first step, so that between two episodes the random
-generators say all.
+generators say all. Where an environment shows itself (``info["frame"]`` at reset and at every step), the frames of an
+episode are kept while it goes on, for rewards that need all of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import multiprocessing.connection
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +19,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv
 
 from agents.kept_env import Subprocesses, side_by_side
-from agents.online_experience import Experience
+from agents.online_experience import EpisodeReward, Experience
 from prefrl.errors import ConfigError, InvalidData, PrefrlError
 from prefrl.files import flatten, unflatten
 from prefrl.protocols import MakeEnv
@@ -46,6 +48,7 @@ class OnlineEnv:
             observations.shape[0], self.actions.shape[0], name=name, num_envs=num_envs, **about
         )
         self.in_episode = np.zeros(num_envs, np.bool_)
+        self.frames: list[list[np.ndarray]] = [[] for _ in range(num_envs)]  # of each open episode, if it has all
 
     def observe(self) -> np.ndarray:
         """(n, D): where the agent is; the first state of a new episode where the last is over."""
@@ -55,11 +58,20 @@ class OnlineEnv:
             self._check(observations, np.zeros(self.num_envs), infos)
             for which in np.flatnonzero(beginning).tolist():
                 self.experience.begin(observations[which], which)
+                frame = _frame_of(infos, which)
+                self.frames[which] = [] if frame is None else [frame]
             self.in_episode[:] = True
         return self.experience.present
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Apply actions (n, A) of the action space; ``observe`` comes before. Who (n,) ended, and ran out of time."""
+    def step(
+        self, actions: np.ndarray, *, episode_reward: EpisodeReward | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Apply actions (n, A) of the action space; ``observe`` comes before. Who (n,) ended, and ran out of time.
+
+        episode_reward: of the episodes that end with this step.
+        """
+        if episode_reward is not None:
+            self._require_frames(range(self.num_envs))
         observations, rewards, terminated, truncated, infos = self._ask("step", actions)
         self._check(observations, rewards, infos)
         self.experience.add(
@@ -70,8 +82,13 @@ class OnlineEnv:
             terminated=terminated,
         )
         self.in_episode = ~(terminated | truncated)
+        self._keep_frames(infos)
         for which in np.flatnonzero(~self.in_episode).tolist():
             self.experience.end(which)
+            if episode_reward is not None:
+                self._require_frames([which])
+                self.experience.reward_episode(episode_reward, np.stack(self.frames[which]))
+            self.frames[which] = []
         return terminated, truncated & ~terminated
 
     @property
@@ -87,6 +104,7 @@ class OnlineEnv:
                 "Save at the end of an episode, when saveable is true."
             )
         kept = self._ask("get_attr", "kept")
+        frames = [torch.from_numpy(np.stack(frames)) if frames else None for frames in self.frames]
         return {
             "envs": [
                 unflatten({name: torch.from_numpy(array) for name, array in arrays.items()}, plain)
@@ -94,7 +112,7 @@ class OnlineEnv:
             ],
             "in_episode": self.in_episode.tolist(),
             "experience": self.experience.state_dict(),
-        }
+        } | ({"frames": frames} if any(self.frames) else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.experience.load_state_dict(state["experience"])
@@ -105,6 +123,8 @@ class OnlineEnv:
             kept.append((in_episode, {name: tensor.numpy() for name, tensor in tensors.items()}, plain))
         self._ask("set_attr", "kept", kept)
         self.in_episode = np.array(state["in_episode"])
+        frames = state.get("frames", [None] * self.num_envs)
+        self.frames = [[] if tensor is None else list(tensor.numpy()) for tensor in frames]
 
     def close(self) -> None:
         """End the environments, and their processes; more than once does no harm."""
@@ -129,6 +149,27 @@ class OnlineEnv:
             found["true_return"] = float(np.add.reduceat(recent.true_reward, begins, dtype=np.float64).mean())
             found["success"] = float(np.logical_or.reduceat(recent.success, begins).mean())
         return found
+
+    def _keep_frames(self, infos: dict[str, Any]) -> None:
+        """What a step led to; of an episode that lacks a frame, or shows one unlike its first, none is kept."""
+        for which, kept in enumerate(self.frames):
+            frame = _frame_of(infos, which)
+            if kept and frame is not None and (frame.shape, frame.dtype) == (kept[0].shape, kept[0].dtype):
+                kept.append(frame)
+            else:
+                kept.clear()
+
+    def _require_frames(self, those: Iterable[int]) -> None:
+        """That the episodes of these environments have all their frames so far."""
+        for which in those:
+            if not self.frames[which]:
+                finished, steps = self.experience.so_far(which)
+                raise ConfigError(
+                    f"{self.id}, environment {which} of {self.num_envs}: after {steps} steps, episode "
+                    f"{finished - (not self.in_episode[which])} lacks frames. episode_reward needs info['frame'], an "
+                    "array of numbers and always of one shape, from reset and from every step. Make the environment "
+                    "so, as envs.make(…, frames=64) does."
+                )
 
     def _ask(self, what: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the environments; what they, or their processes, die of is told with their number."""
@@ -169,6 +210,12 @@ class OnlineEnv:
         name = self.id if self.num_envs == 1 else f"{self.id}, environment {which} of {self.num_envs}"
         step, total = steps if self.in_episode[which] else 0, self.experience.steps + which
         return f"{name}: step {step} of episode {finished} (step {total} of all)"
+
+
+def _frame_of(infos: dict[str, Any], which: int) -> np.ndarray | None:
+    """What environment ``which`` shows now, if it does."""
+    frames = infos.get("frame")
+    return None if frames is None or frames[which] is None else frames[which][0]
 
 
 class OnlySpaces(gym.Env):

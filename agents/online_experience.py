@@ -5,9 +5,11 @@ of time, those of several environments in turn: step t is of environment t mod n
 Observations do so too; an episode of T steps has T + 1 of them, and each step knows the two rows that it leads from
 and to. Finished episodes are numbered as they ended, those of one moment by environment; a number never changes.
 
-Two rewards are kept apart. ``rewards`` is what the agent learns from, written by ``reward_steps`` only.
+Two rewards are kept apart. ``rewards`` is what the agent learns from, written by ``reward_steps`` as it acts.
 ``true_reward`` is the environment's own: teachers and metrics read it from ``episodes()``, a learner does not, unless
-its caller asks for it by ``reward="env"``, as the runs do that learned rewards are compared with.
+its caller asks for it by ``reward="env"``, as the runs do that learned rewards are compared with. A reward that needs
+the whole episode, optimal transport of its video for one, is written by ``reward_episode`` when it has ended; the
+steps that were rewarded so are ``rewarded``, in the order in which their episodes ended.
 """
 
 from __future__ import annotations
@@ -19,13 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefrl.errors import DamagedFile, InvalidData
+from prefrl.errors import ConfigError, DamagedFile, InvalidData
 
-__all__ = ["Experience", "FinishedEpisodes", "Reward", "RewardFunction", "Steps", "rewards_of"]
+__all__ = [
+    "EpisodeReward", "Experience", "FinishedEpisodes", "Reward", "RewardFunction", "Steps", "require_one_reward",
+    "rewards_of",
+]  # fmt: skip
 
 RewardFunction = Callable[[Tensor, Tensor], Tensor]
 Reward = RewardFunction | Literal["env"] | None
 """(B, D), (B, A) → (B,); "env" is the environment's own; None is 0, where there is no reward yet."""
+
+EpisodeReward = Callable[[np.ndarray], np.ndarray]
+"""The frames (T+1, ...) of a finished episode → (T,), the rewards of its steps."""
 
 ROWS = 1024  # that an array has room for at first; it doubles when they are full
 
@@ -114,6 +122,7 @@ class Experience:
             "next_row": _Rows((), np.int64),  # that it leads to
             "lengths": _Rows((), np.int64),  # of finished episodes
             "first_step": _Rows((), np.int64),  # of theirs
+            "rewarded": _Rows((), np.int64),  # steps that have an episode reward
         }
         self._open = np.zeros((2, num_envs), np.int64)  # present row, and first step, of each environment's episode
 
@@ -193,6 +202,23 @@ class Experience:
                 self.rewards[batch] = rewards_of(reward, self.at(batch))
         return self.rewards[first:]
 
+    def reward_episode(self, episode_reward: EpisodeReward, frames: np.ndarray) -> None:
+        """Write the rewards of the episode that ended last, which had these ``frames`` (T+1, ...)."""
+        number, T = len(self.lengths) - 1, int(self.lengths[-1])
+        with np.errstate(over="ignore"):
+            values = np.asarray(episode_reward(frames)).astype(np.float32)
+        if values.shape != (T,):
+            raise InvalidData(
+                f"The episode reward of {T} steps, which have {T + 1} frames, must be ({T},), but is {values.shape}: "
+                "each step has its own."
+            )
+        if not np.isfinite(values).all():
+            wrong = int((~np.isfinite(values)).sum())
+            raise InvalidData(f"The episode reward of episode {number} is NaN or infinite at {wrong} of {T} steps.")
+        steps = self.first_step[-1] + self.num_envs * np.arange(T)
+        self.rewards[steps] = values
+        self._columns["rewarded"].append(steps)
+
     def episodes(self, first: int = 0) -> FinishedEpisodes:
         """All finished episodes from number ``first`` on: ``Episodes(**learner.episodes()._asdict())``."""
         lengths = self.lengths[first:]
@@ -228,9 +254,12 @@ class Experience:
 
     def state_dict(self) -> dict[str, Tensor]:
         columns = {name: torch.from_numpy(column.all.copy()) for name, column in self._columns.items()}
+        if not len(self.rewarded):
+            del columns["rewarded"]
         return columns | {"open": torch.from_numpy(self._open.copy())}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        state = {"rewarded": torch.empty(0, dtype=torch.int64), **state}
         if set(state) != {*self._columns, "open"}:
             raise DamagedFile("The saved experience was written by another version of this package. Train anew.")
         if state["open"].shape[1] != self.num_envs:
@@ -255,3 +284,12 @@ def rewards_of(reward: RewardFunction, steps: Steps) -> np.ndarray:
     if not values.isfinite().all():
         raise InvalidData(f"The learned reward is NaN or infinite at {int((~values.isfinite()).sum())} steps.")
     return values.detach().cpu().numpy()
+
+
+def require_one_reward(
+    name: str, episode_reward: EpisodeReward | None, reward: Reward, batch_reward: RewardFunction | None
+) -> None:
+    """That an episode reward stands alone; ``name``: of the learner, for the error."""
+    if episode_reward is not None and not (reward is None and batch_reward is None):
+        given = "reward" if reward is not None else "batch_reward"
+        raise ConfigError(f"{name}: episode_reward cannot be combined with {given}: both reward the same steps.")

@@ -4,7 +4,8 @@ PrefPPO is B-Pref's (arXiv 2111.03026) on-policy counterpart of PEBBLE, after Ch
 The networks and the update are Stable-Baselines3's ``PPO`` (Schulman et al. 2017, arXiv 1707.06347); stepping and
 random numbers are ours. A rollout is rewarded when it is complete, in one batch, before its advantages are computed;
 between two rollouts nothing but the policy and the environment goes on, and a state can be saved there: a killed run
-continues to bitwise the same numbers, on one machine with as many threads.
+continues to bitwise the same numbers, on one machine with as many threads. A reward that needs the whole episode
+(``episode_reward``: optimal transport of its video, RAPL, arXiv 2310.07932) needs rollouts of whole episodes.
 
 With ``reward="env"`` it is Stable-Baselines3's PPO with as many environments, schedules included, but for rounding: V
 and log-probs of a rollout are computed at once, not step by step. B-Pref's, in 16 or 32 environments, normalizes
@@ -14,6 +15,7 @@ observations and explores by noise that depends on the state; this one does not.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
@@ -27,7 +29,15 @@ from torch import Tensor
 
 from agents.kept_env import Subprocesses
 from agents.online_env import OnlineEnv, losses_of
-from agents.online_experience import FinishedEpisodes, Reward, RewardFunction, Steps, rewards_of
+from agents.online_experience import (
+    EpisodeReward,
+    FinishedEpisodes,
+    Reward,
+    RewardFunction,
+    Steps,
+    require_one_reward,
+    rewards_of,
+)  # fmt: skip
 from agents.online_randomness import OwnRandomness
 from agents.sb3 import SB3Policy
 from prefrl.errors import ConfigError, DamagedFile
@@ -113,14 +123,22 @@ class OnlinePPO:
         return self.world.saveable
 
     def collect(
-        self, steps: int, *, reward: Reward = None, batch_reward: RewardFunction | None = None
+        self,
+        steps: int,
+        *,
+        reward: Reward = None,
+        batch_reward: RewardFunction | None = None,
+        episode_reward: EpisodeReward | None = None,
     ) -> dict[str, float]:
         """Act for so many environment steps, a multiple of ``rollout_steps``, and learn after each rollout.
 
         reward: (B, D), (B, A) → (B,) with the actions that were executed; "env" is the environment's own; None is 0
         batch_reward: likewise, learned from in place of what is written beside the steps; without a ``reward`` it is
-        exploration, with ``explore_epochs``. Returns metrics.
+        exploration, with ``explore_epochs``
+        episode_reward: in place of both: frames (T+1, ...) of a finished episode → (T,); all must have ended when a
+        rollout is complete. Returns metrics.
         """
+        require_one_reward("OnlinePPO", episode_reward, reward, batch_reward)
         if steps % self.rollout_steps:
             raise ConfigError(f"OnlinePPO: steps must be a multiple of {self.rollout_steps}, a rollout; got {steps}.")
         first_episode = len(self.world.experience.lengths)
@@ -128,7 +146,7 @@ class OnlinePPO:
         self.model.n_epochs = self.explore_epochs if exploring else self.epochs
         with self.randomness.in_place():
             for _ in range(steps // self.rollout_steps):
-                self._roll_out(reward, batch_reward)
+                self._roll_out(reward, batch_reward, episode_reward)
                 if self.schedule_steps is not None:
                     self.model._current_progress_remaining = max(0.0, 1.0 - self.steps / self.schedule_steps)
                 self.model.train()
@@ -184,7 +202,9 @@ class OnlinePPO:
         self.world.close()
 
     @torch.no_grad()
-    def _roll_out(self, reward: Reward, batch_reward: RewardFunction | None) -> None:
+    def _roll_out(
+        self, reward: Reward, batch_reward: RewardFunction | None, episode_reward: EpisodeReward | None
+    ) -> None:
         """Step 1: act. Step 2: V and log-probs of all that was done. Step 3: reward it. Step 4: advantages."""
         experience, policy, buffer = self.world.experience, self.model.policy, self.model.rollout_buffer
         box, first, begins, actions, out_of_time = self.world.actions, experience.steps, [], [], []
@@ -193,7 +213,7 @@ class OnlinePPO:
             begins.append(~self.world.in_episode)
             distribution = policy.get_distribution(torch.from_numpy(self.world.observe()))
             actions.append(distribution.get_actions().numpy())
-            _, truncated = self.world.step(np.clip(actions[-1], box.low, box.high))
+            _, truncated = self.world.step(np.clip(actions[-1], box.low, box.high), episode_reward=episode_reward)
             out_of_time.append(truncated)
 
         steps = experience.at(np.arange(first, experience.steps))
@@ -208,14 +228,52 @@ class OnlinePPO:
             array[:] = rows.reshape(array.shape)
         buffer.full = True
 
-        rewards, rollout = experience.reward_steps(first, reward), np.arange(first, experience.steps)
-        given = rewards if batch_reward is None else rewards_of(batch_reward, experience.at(rollout))
+        given = self._rewards(first, reward, batch_reward, episode_reward)
         buffer.rewards[:] = given.reshape(buffer.rewards.shape)
         for step, which in np.argwhere(out_of_time):  # a time limit is no end: what would have followed counts
-            at = experience.at(rollout.reshape(buffer.rewards.shape)[step, which, None])
+            at = experience.at(np.array([first + self.world.num_envs * step + which]))
             buffer.rewards[step, which] += self.model.gamma * self._value(at)
         last = policy.predict_values(torch.from_numpy(experience.present))
         buffer.compute_returns_and_advantage(last, ~self.world.in_episode)
+
+    def _rewards(
+        self,
+        first: int,
+        reward: Reward,
+        batch_reward: RewardFunction | None,
+        episode_reward: EpisodeReward | None,
+    ) -> np.ndarray:
+        """What the steps from ``first`` on are learned from."""
+        experience = self.world.experience
+        if episode_reward is not None:  # it has written them
+            self._require_whole_episodes()
+            return experience.rewards[first:]
+        rewards = experience.reward_steps(first, reward)
+        if batch_reward is None:
+            return rewards
+        return rewards_of(batch_reward, experience.at(np.arange(first, experience.steps)))
+
+    def _require_whole_episodes(self) -> None:
+        """That no episode goes on after this rollout; if one does, which number of steps would be right."""
+        world, n = self.world, self.world.num_envs
+        if not world.in_episode.any():
+            return
+        open_steps = max(world.experience.so_far(which)[1] for which in np.flatnonzero(world.in_episode).tolist())
+        lengths = {*world.experience.lengths.tolist()} or {world.experience.env.get("max_steps") or 0}
+        advice = (
+            f"choose a multiple of num_envs={n} times the steps of an episode; if these differ, no number is right: "
+            "use online_agent=sac_online"
+        )
+        if len(lengths) == 1 and max(lengths) > open_steps:
+            whole = math.lcm(n * max(lengths), self.model.batch_size)
+            advice = (
+                f"choose rollout_steps={-(-self.rollout_steps // whole) * whole} or another multiple of {whole}, for "
+                f"episodes of {max(lengths)} steps, num_envs={n} and batch_size={self.model.batch_size}"
+            )
+        raise ConfigError(
+            f"OnlinePPO: with episode_reward a rollout must consist of whole episodes, but after "
+            f"rollout_steps={self.rollout_steps} one has made {open_steps} steps and goes on; {advice}."
+        )
 
     def _value(self, step: Steps) -> float:
         """V of where a step led."""

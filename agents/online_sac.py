@@ -5,6 +5,8 @@ and random numbers are ours, so that
 
 - rewards of everything that may be replayed can be written anew when the learned reward has changed (``relabel``;
   PEBBLE, §4.3), or be computed for each sampled batch (``batch_reward``: the state entropy of its unsupervised phase);
+- a reward that needs the whole episode (``episode_reward``: optimal transport of its video, RAPL, arXiv 2310.07932) is
+  written when the episode has ended, and no step is replayed before;
 - a run that was killed at any step goes on to bitwise the same numbers, on one machine with as many threads.
 
     learner = OnlineSAC(make_env=partial(envs.make, "Hopper-v5"), seed=0)
@@ -34,7 +36,15 @@ from torch import Tensor
 from agents.env_state import pack, unpack
 from agents.kept_env import Subprocesses
 from agents.online_env import OnlineEnv, losses_of
-from agents.online_experience import Experience, FinishedEpisodes, Reward, RewardFunction, rewards_of
+from agents.online_experience import (
+    EpisodeReward,
+    Experience,
+    FinishedEpisodes,
+    Reward,
+    RewardFunction,
+    require_one_reward,
+    rewards_of,
+)  # fmt: skip
 from agents.online_randomness import OwnRandomness
 from agents.sb3 import SB3Policy
 from prefrl.errors import ConfigError, DamagedFile
@@ -116,28 +126,41 @@ class OnlineSAC:
         return self.world.saveable
 
     def collect(
-        self, steps: int, *, reward: Reward = None, batch_reward: RewardFunction | None = None
+        self,
+        steps: int,
+        *,
+        reward: Reward = None,
+        batch_reward: RewardFunction | None = None,
+        episode_reward: EpisodeReward | None = None,
     ) -> dict[str, float]:
         """Act and learn for so many steps of all environments, a multiple of ``step_multiple``; returns metrics.
 
         reward: (B, D), (B, A) → (B,), written beside each new step; "env" is the environment's own; None is 0
-        batch_reward: likewise, computed for each sampled batch in place of what is written.
+        batch_reward: likewise, computed for each sampled batch in place of what is written
+        episode_reward: in place of both: frames (T+1, ...) of a finished episode → (T,), written then. Until the next
+        ``collect`` only steps that were rewarded so are learned from; before there is one, updates are left out.
         """
+        require_one_reward("OnlineSAC", episode_reward, reward, batch_reward)
         experience, first_episode = self.world.experience, len(self.world.experience.lengths)
         if steps % self.step_multiple:
             raise ConfigError(f"OnlineSAC: steps must be a multiple of num_envs={self.step_multiple}; got {steps}.")
+        self.replay.by_episode = episode_reward is not None
         with self.randomness.in_place():
             for first in range(self.steps, self.steps + steps, self.step_multiple):
-                self._act()
-                experience.reward_steps(first, reward)
+                self._act(episode_reward)
+                if episode_reward is None:
+                    experience.reward_steps(first, reward)
                 learned = max(first, self.learning_starts)  # steps whose updates were made, or are left out
                 updates = max(0, self.steps // self.train_every - learned // self.train_every)
-                if updates:
+                if updates and self.replay.filled:
                     self._train(updates * self.gradient_steps, batch_reward)
         return {**self.world.metrics(first_episode), **losses_of(self.model)}
 
     def relabel(self, reward: Reward, *, batch_size: int = 8192) -> None:
-        """Write the rewards of all that may be replayed anew; what has left the buffer keeps the old ones."""
+        """Write the rewards of all that may be replayed anew; what has left the buffer keeps the old ones.
+
+        Not by an episode reward: the frames of finished episodes are gone.
+        """
         self.world.experience.reward_steps(self.replay.first, reward, batch_size=batch_size)
 
     def reset_critic(self) -> None:
@@ -155,7 +178,7 @@ class OnlineSAC:
             model.critic.optimizer = torch.optim.Adam(
                 model.critic.parameters(), lr=model.lr_schedule(1), **model.policy.optimizer_kwargs
             )
-            if self.steps and self.reset_updates:
+            if self.replay.filled and self.reset_updates:
                 self._train(self.reset_updates, None)
 
     def episodes(self, first: int = 0) -> FinishedEpisodes:
@@ -177,6 +200,7 @@ class OnlineSAC:
             "log_temperature": None if learned is None else learned.detach().clone(),
             "optimizers": {name: copy.deepcopy(o.state_dict()) for name, o in self._optimizers().items()},
             "updates": self.model._n_updates,
+            "by_episode": self.replay.by_episode,
             "world": self.world.state_dict(),
             "rng": pack(self.rng),
             "randomness": self.randomness.state_dict(),
@@ -193,19 +217,20 @@ class OnlineSAC:
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.model._n_updates = state["updates"]
+        self.replay.by_episode = state.get("by_episode", False)
         unpack(state["rng"], self.rng)
         self.randomness.load_state_dict(state["randomness"])
 
     def close(self) -> None:
         self.world.close()
 
-    def _act(self) -> None:
+    def _act(self, episode_reward: EpisodeReward | None) -> None:
         observations, box = self.world.observe(), self.world.actions
         if self.steps < self.learning_starts:
             actions = self.rng.uniform(box.low, box.high, (len(observations), *box.shape)).astype(np.float32)
         else:
             actions, _ = self.model.policy.predict(observations)
-        self.world.step(actions)
+        self.world.step(actions, episode_reward=episode_reward)
 
     def _train(self, gradient_steps: int, batch_reward: RewardFunction | None) -> None:
         self.replay.batch_reward = batch_reward
@@ -218,9 +243,13 @@ class OnlineSAC:
 
 
 class _Replay:
-    """In place of Stable-Baselines3's ``ReplayBuffer``: the last ``size`` steps of the experience, uniformly."""
+    """In place of Stable-Baselines3's ``ReplayBuffer``: the last ``size`` steps of the experience, uniformly.
+
+    by_episode: of the steps that have an episode reward, as if they entered when their episode ended.
+    """
 
     batch_reward: RewardFunction | None = None
+    by_episode = False
 
     def __init__(self, experience: Experience, size: int, model: SAC, rng: np.random.Generator) -> None:
         self.experience, self.size, self.model, self.rng = experience, size, model, rng
@@ -230,9 +259,18 @@ class _Replay:
         """The oldest step that may be sampled."""
         return max(0, self.experience.steps - self.size)
 
+    @property
+    def filled(self) -> int:
+        """How many steps may be sampled."""
+        return min(self.size, len(self.experience.rewarded) if self.by_episode else self.experience.steps)
+
     def sample(self, batch_size: int, env: None = None) -> ReplayBufferSamples:
         """A batch as ``SAC.train`` asks for it: actions in [-1, 1], time limits not terminal."""
-        steps = self.experience.at(self.rng.integers(self.first, self.experience.steps, size=batch_size))
+        if self.by_episode:
+            drawn = self.experience.rewarded[-self.size :][self.rng.integers(self.filled, size=batch_size)]
+        else:
+            drawn = self.rng.integers(self.first, self.experience.steps, size=batch_size)
+        steps = self.experience.at(drawn)
         rewards = steps.rewards if self.batch_reward is None else rewards_of(self.batch_reward, steps)
         return ReplayBufferSamples(
             observations=torch.from_numpy(steps.observations),

@@ -282,13 +282,14 @@ def import_file(name: str, file: str, *, overrides: Sequence[str]) -> None:
 def list_options(group: str | None = None, *, overrides: Sequence[str]) -> None:
     from prefrl.data.importers import IMPORTERS
     from prefrl.recipes.arms import ARMS, ARMS_OF_PEARL
-    from prefrl.recipes.online_arm import ARMS_ONLINE
+    from prefrl.recipes.online_settings import ARMS_ONLINE
+    from prefrl.recipes.rapl_arm import ARMS_OF_RAPL
 
     if group == "losses":
         found = _losses()
     elif group == "arms":
-        others = {"arms of recipe=pearl": dict(ARMS_OF_PEARL), "arms of recipe=online": dict(ARMS_ONLINE)}
-        found = {"arms": dict(ARMS)} | others
+        of = {"pearl": ARMS_OF_PEARL, "online": ARMS_ONLINE, "rapl": ARMS_OF_RAPL}
+        found = {"arms": dict(ARMS)} | {f"arms of recipe={name}": dict(arms) for name, arms in of.items()}
     elif group == "importers":
         found = {group: {name: line for name, (_, line) in IMPORTERS.items()}}
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Bars", "progress_bars"]
+__all__ = ["Bars", "progress_bars", "progress_note"]
 
 
 class Bars:
@@ -51,3 +51,14 @@ def progress_bars(console: Console | None = None) -> Iterator[Bars]:
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     with progress:
         yield Bars(progress, console)
+
+
+def progress_note(known: Mapping[str, float]) -> str:
+    """Answers, accuracy of the reward and return, as far as metrics say them.
+
+    >>> progress_note({"answered": 40, "reward_accuracy": 0.871, "true_return": -3.25})
+    '40 answers · reward 87 % right · return −3.25'
+    """
+    told = {"answered": "{:.0f} answers", "reward_accuracy": "reward {:.0%} right", "true_return": "return {:.4g}"}
+    parts = [text.format(known[name]) for name, text in told.items() if name in known]
+    return " · ".join(parts).replace("%", " %").replace("-", "−")

@@ -17,8 +17,9 @@ from prefrl.core import Comparisons, SegmentBatch, SegmentRefs, Transitions
 from prefrl.runs import RunDirectory
 
 __all__ = [
-    "Behavior", "ComparisonLearner", "Learner", "MakeComparisonLearner", "MakeEnv", "MakeLearner", "MakeOnlineLearner",
-    "OnlineLearner", "Policy", "Query", "Recipe", "Score", "TabularEnv", "Teacher",
+    "Behavior", "ComparisonLearner", "EpisodeActor", "Learner", "MakeComparisonLearner", "MakeEnv", "MakeLearner",
+    "MakeOnlineLearner", "OnlineLearner", "Policy", "Query", "Recipe", "Score", "StatefulPolicy", "TabularEnv",
+    "Teacher",
 ]  # fmt: skip
 
 
@@ -32,6 +33,23 @@ class Policy(Protocol):
 
     def log_prob(self, segments: SegmentBatch) -> Tensor:
         """(B, T): log π(a_t | s_t) per step; 0 on padding."""
+        ...
+
+
+class EpisodeActor(Protocol):
+    """A policy within one episode: may remember what it saw and planned, and draws from a generator of its own."""
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """(D,) float32 -> (A,) float32, inside the action space; called once a step, in order."""
+        ...
+
+
+@runtime_checkable
+class StatefulPolicy(Protocol):
+    """A policy that acts by episodes, in chunks or from a history for example: rollouts then use this, not ``act``."""
+
+    def episode(self, seed: int) -> EpisodeActor:
+        """What acts in one episode; equal seeds and observations give equal actions, whatever runs beside it."""
         ...
 
 
@@ -116,12 +134,17 @@ class OnlineLearner(Protocol):
         *,
         reward: Callable[[Tensor, Tensor], Tensor] | Literal["env"] | None = None,
         batch_reward: Callable[[Tensor, Tensor], Tensor] | None = None,
+        episode_reward: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> dict[str, float]:
-        """Act and learn for so many steps; rewards are (B, D), (B, A) → (B,), "env" the environment's. Metrics."""
+        """Act and learn for so many steps; rewards are (B, D), (B, A) → (B,), "env" the environment's. Metrics.
+
+        episode_reward: in place of both: the frames (T+1, ...) of a finished episode, as ``info["frame"]`` gave them
+        at reset and at each step, → (T,); nothing is learned from a step before its episode has ended.
+        """
         ...
 
     def relabel(self, reward: Callable[[Tensor, Tensor], Tensor] | Literal["env"] | None) -> None:
-        """Write the rewards of all that may be learned from again anew."""
+        """Write the rewards of all that may be learned from again anew; not those of whole episodes."""
         ...
 
     def reset_critic(self) -> None:

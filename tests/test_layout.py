@@ -17,7 +17,7 @@ FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("
 LAYERS = [
     {"errors", "core", "protocols", "files", "runs", "progress", "spaces"},
     {"linear", "returns", "losses", "transport", "preference_models"},
-    {"scores", "teachers", "data", "queries", "solvers", "value_oracles", "transfer"},
+    {"scores", "teachers", "data", "queries", "representation", "solvers", "value_oracles", "transfer"},
     {"train", "evaluation"},
     {"recipes", "labelling", "benchmarks"},
     {"signatures", "catalog", "schemas", "config", "launch", "running", "sweeps", "commands", "doctor",

@@ -21,8 +21,8 @@ from prefrl.progress import progress_bars
 from prefrl.recipes import online_arm, online_report
 from prefrl.recipes.online import Online
 from prefrl.recipes.online_arm import OnlineArm, run_online_arm
+from prefrl.recipes.online_policies import load_arm_policy, load_milestones
 from prefrl.recipes.online_reward import optimistic, unlabelled_pairs
-from prefrl.recipes.online_watch import load_milestones
 from prefrl.runs import RunDirectory
 from prefrl.scores import ReturnEnsemble
 from prefrl.teachers import SimulatedTeacher
@@ -279,7 +279,7 @@ def test_the_policy_is_kept_at_evenly_spaced_steps(whole):
     settings, run = whole("sac")
     kept = load_milestones(run.path / "arms/aligned", settings)
     assert list(kept) == [80, 160, 240]
-    last = online_arm.load_online_policy(run, "aligned", settings)
+    last = load_arm_policy(run, "aligned", settings)
     o = torch.rand(9, 2)
     assert torch.equal(kept[240].act(o), last.act(o))
     assert not torch.equal(kept[80].act(o), last.act(o))

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from prefrl.evaluation.rollout import episode_seeds
-from prefrl.recipes.online_arm import OnlineArm, judge
+from prefrl.recipes.online_arm import OnlineArm
+from prefrl.recipes.online_policies import judge
 from prefrl.recipes.online_settings import OnlineSettings
 
 __all__ = ["Pendulum"]

@@ -6,6 +6,7 @@ of the groups, or more episodes in one of them, does not change the others.
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,12 @@ import gymnasium as gym
 import numpy as np
 
 from prefrl.data.dataset import Episodes
+from prefrl.data.videos import Videos, every_kth
 from prefrl.errors import InvalidData, PrefrlError
 from prefrl.protocols import Behavior, MakeEnv
 from prefrl.spaces import action_bounds, as_vector, to_env
 
-__all__ = ["BehaviorGroup", "collect_episodes", "episode_seeds", "try_behaviors"]
+__all__ = ["BehaviorGroup", "collect_episodes", "collect_videos", "episode_seeds", "try_behaviors"]
 
 DEFAULT_FPS = 30.0  # for environments that do not say how fast they run
 
@@ -41,6 +43,7 @@ class _Episode(NamedTuple):
     rewards: np.ndarray  # (T,)
     success: np.ndarray  # (T,)
     terminated: bool
+    frames: tuple[np.ndarray, ...]  # T of (H, W, 3), where the environment gives them
 
 
 def episode_seeds(seed: int, group: str, number: int) -> tuple[int, np.random.Generator]:
@@ -71,23 +74,58 @@ def collect_episodes(
     Actions are clipped to the action space before they are executed and stored. ``info["success"]``, where
     the environment gives it, is stored per step. ``progress(done, total)`` is called after each episode.
     """
-    behaviors = _with_episodes(behaviors, episodes)
+    return _collect(make_env, _with_episodes(behaviors, episodes), max_steps, seed, progress)[0]
+
+
+def collect_videos(
+    make_env: MakeEnv,
+    behaviors: Sequence[BehaviorGroup],
+    *,
+    max_steps: int,
+    seed: int,
+    every: int = 1,
+    episodes: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Episodes, Videos]:
+    """The same episodes, and a video of each: the frames after its steps, ``info["frame"]``, not that of the reset.
+
+    ``every``: keep every so many frames, and the last (:func:`prefrl.data.videos.every_kth`).
+    """
+    every_kth(np.empty(1), every)  # what is wrong with it shows at once
+    keep = functools.partial(every_kth, k=every)
+    found, videos = _collect(make_env, _with_episodes(behaviors, episodes), max_steps, seed, progress, keep)
+    return found, Videos.from_list(videos)
+
+
+def _collect(
+    make_env: MakeEnv,
+    behaviors: Sequence[BehaviorGroup],
+    max_steps: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+    keep: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[Episodes, list[np.ndarray]]:
+    """All episodes; and what ``keep`` keeps of the frames (T, H, W, 3) of each, none without it."""
     _check_groups(behaviors, max_steps)
     total, done, seeds = sum(group.episodes for group in behaviors), [], []
+    videos: list[np.ndarray] = []
     env = make_env(seed=seed)
     try:
         for group in behaviors:
             for number in range(group.episodes):
                 env_seed, rng = episode_seeds(seed, group.name, number)
                 with _blamed_on(group, env):
-                    done.append(_run_episode(env, group.policy, max_steps, env_seed, rng))
+                    episode = _run_episode(env, group.policy, max_steps, env_seed, rng, film=keep is not None)
+                if keep is not None:
+                    videos.append(keep(np.stack(episode.frames)))
+                done.append(episode._replace(frames=()))
                 seeds.append(env_seed)
                 if progress is not None:
                     progress(len(done), total)
         description, fps = _describe(env, max_steps), float(env.metadata.get("render_fps") or DEFAULT_FPS)
     finally:
         env.close()
-    return Episodes(
+    found = Episodes(
         observations=np.concatenate([e.observations for e in done]),
         actions=np.concatenate([e.actions for e in done]),
         true_reward=np.concatenate([e.rewards for e in done]),
@@ -99,6 +137,7 @@ def collect_episodes(
         env=description,
         fps=fps,
     )
+    return found, videos
 
 
 def try_behaviors(env: gym.Env, behaviors: Sequence[BehaviorGroup], *, seed: int) -> None:
@@ -144,13 +183,15 @@ def _check_groups(behaviors: Sequence[BehaviorGroup], max_steps: int) -> None:
         raise InvalidData(f"max_steps must be at least 1, but is {max_steps}.")
 
 
-def _run_episode(env: gym.Env, policy: Behavior, max_steps: int, seed: int, rng: np.random.Generator) -> _Episode:
+def _run_episode(
+    env: gym.Env, policy: Behavior, max_steps: int, seed: int, rng: np.random.Generator, *, film: bool
+) -> _Episode:
     observation, _ = env.reset(seed=seed)
     policy.reset(env, rng)
     low, high = action_bounds(env.action_space)
     observations = [as_vector(observation)]
     actions: list[np.ndarray] = []
-    rewards, success = [], []
+    rewards, success, frames = [], [], []
     terminated = truncated = False
     while not (terminated or truncated) and len(actions) < max_steps:
         action = np.clip(np.asarray(policy.act(observation), dtype=np.float32), low, high)
@@ -159,7 +200,21 @@ def _run_episode(env: gym.Env, policy: Behavior, max_steps: int, seed: int, rng:
         actions.append(action)
         rewards.append(float(reward))
         success.append(float(info.get("success", 0.0)) > 0.5)
-    return _Episode(np.stack(observations), np.stack(actions), np.array(rewards), np.array(success), bool(terminated))
+        if film:
+            frames.append(_frame(env, info))
+    arrays = np.stack(observations), np.stack(actions), np.array(rewards), np.array(success)
+    return _Episode(*arrays, bool(terminated), tuple(frames))
+
+
+def _frame(env: gym.Env, info: dict[str, Any]) -> np.ndarray:
+    """(H, W, 3): the picture in a step's info; a copy, as the environment may draw the next one into it."""
+    if "frame" not in info:
+        where = env.spec.id if env.spec else type(env.unwrapped).__name__
+        raise InvalidData(
+            f"{where} gives no pictures: info holds {sorted(info)}, no 'frame'. Make it with frames=SIZE, the pixels "
+            "of a side."
+        )
+    return np.array(info["frame"])
 
 
 def _describe(env: gym.Env, max_steps: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ pair.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from prefrl.core import require_finite
 from prefrl.errors import InvalidData
-from prefrl.protocols import MakeEnv, Policy
+from prefrl.protocols import EpisodeActor, MakeEnv, Policy, StatefulPolicy
 from prefrl.spaces import as_vector, to_env
 
 __all__ = ["PolicyBehavior", "Rollouts", "act_in_rows", "episode_seeds", "rollout"]
@@ -30,11 +31,13 @@ class Rollouts:
 
     success: (E,) bool, ``info["success"]`` was true at any step (False where an environment never says so)
     returns: (E,) float64, sum of the environment's own reward · lengths: (E,) int64, steps
+    preferred: (E,) bool, ``info["is_preferred"]`` was true at the end (False where an environment never says so)
     seeds: (E,) int64, what ``env.reset`` got
     start_observations, end_observations: (E, D) float32, the first and the last of each episode.
     """
 
     success: np.ndarray
+    preferred: np.ndarray
     returns: np.ndarray
     lengths: np.ndarray
     seeds: np.ndarray
@@ -68,7 +71,8 @@ def rollout(
 
     More environments pay off where the policy is slow (they share its calls), fewer where building them is.
     A free environment takes the next episode, so short episodes do not wait for long ones. The result does
-    not depend on ``num_envs``. ``device`` is where the policy's parameters are. NaN from the policy or the
+    not depend on ``num_envs``. A ``StatefulPolicy`` acts by one actor an episode, whose seed follows from the
+    episode's. ``device`` is where the policy's parameters are. NaN from the policy or the
     environment raises ``InvalidData`` naming the episode.
     """
     if min(episodes, max_steps, num_envs) < 1:
@@ -78,15 +82,15 @@ def rollout(
     finished: dict[int, _Lane] = {}
     envs = [make_env(seed=seed) for _ in range(min(num_envs, episodes))]
     try:
-        lanes = [_Lane(env, *next(waiting)) for env in envs]
+        lanes = [_Lane(env, *next(waiting), policy) for env in envs]
         while lanes:
-            actions = act_in_rows(policy, np.stack([lane.observation for lane in lanes]), device=device)
+            actions = _actions(policy, lanes, device)
             for lane, action in zip(lanes, actions, strict=True):
                 lane.step(action, max_steps)
             done = [lane for lane in lanes if lane.done]
             finished |= {lane.episode: lane for lane in done}
             # not strict: the last lanes find no episode waiting, and rest
-            started = [_Lane(lane.env, *episode) for lane, episode in zip(done, waiting, strict=False)]
+            started = [_Lane(lane.env, *episode, policy) for lane, episode in zip(done, waiting, strict=False)]
             lanes = [lane for lane in lanes if not lane.done] + started
     finally:
         for env in envs:
@@ -94,6 +98,7 @@ def rollout(
     ordered = [finished[i] for i in range(episodes)]
     return Rollouts(
         success=np.array([lane.success for lane in ordered]),
+        preferred=np.array([lane.preferred for lane in ordered]),
         returns=np.array([lane.total for lane in ordered]),
         lengths=np.array([lane.length for lane in ordered]),
         seeds=seeds,
@@ -105,9 +110,10 @@ def rollout(
 class _Lane:
     """One episode in one environment."""
 
-    def __init__(self, env: gym.Env, episode: int, seed: int) -> None:
+    def __init__(self, env: gym.Env, episode: int, seed: int, policy: Policy) -> None:
         self.env, self.episode, self.seed = env, episode, seed
-        self.success, self.total, self.length, self.done = False, 0.0, 0, False
+        self.actor = _actor(policy, np.random.default_rng(seed))
+        self.success, self.preferred, self.total, self.length, self.done = False, False, 0.0, 0, False
         observation, _ = env.reset(seed=seed)
         self.start_observation = self.observation = self._checked(observation)
 
@@ -117,6 +123,7 @@ class _Lane:
         observation, reward, terminated, truncated, info = self.env.step(to_env(self.env.action_space, action))
         self.observation = self._checked(observation)
         self.success |= bool(info.get("success", False))
+        self.preferred = bool(info.get("is_preferred", False))
         self.total += float(reward)
         self.length += 1
         self.done = bool(terminated or truncated or self.length >= max_steps)
@@ -131,6 +138,19 @@ class _Lane:
 
     def __str__(self) -> str:
         return f"episode {self.episode} (seed {self.seed}) at step {self.length}"
+
+
+def _actor(policy: Policy, rng: np.random.Generator) -> EpisodeActor | None:
+    """What acts in the episode of ``rng``; None where the policy has no state within an episode."""
+    return policy.episode(int(rng.integers(2**63))) if isinstance(policy, StatefulPolicy) else None
+
+
+def _actions(policy: Policy, lanes: Sequence[_Lane], device: torch.device | str) -> Sequence[np.ndarray]:
+    """An action (A,) for each lane."""
+    actors = [lane.actor for lane in lanes]
+    if None in actors:
+        return list(act_in_rows(policy, np.stack([lane.observation for lane in lanes]), device=device))
+    return [actor.act(lane.observation) for actor, lane in zip(actors, lanes, strict=True) if actor is not None]
 
 
 def act_in_rows(policy: Policy, observations: np.ndarray, *, device: torch.device | str = "cpu") -> np.ndarray:
@@ -155,11 +175,15 @@ class PolicyBehavior:
     def __init__(self, policy: Policy, *, device: torch.device | str = "cpu") -> None:
         self.policy = policy
         self.device = device
+        self.actor: EpisodeActor | None = None
 
     def reset(self, env: gym.Env, rng: np.random.Generator) -> None:
-        """Nothing to reset: a policy has no state within an episode."""
+        """Begin an episode: ``rollout``'s actor of this episode, if ``rng`` is ``default_rng`` of its seed."""
+        self.actor = _actor(self.policy, rng)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """(D,) -> (A,) float32."""
-        row = as_vector(observation)[None]
-        return act_in_rows(self.policy, row, device=self.device)[0]
+        """(D,) -> (A,) float32; ``policy.act`` where the policy has no state, or no episode has begun."""
+        row = as_vector(observation)
+        if self.actor is not None:
+            return self.actor.act(row)
+        return act_in_rows(self.policy, row[None], device=self.device)[0]

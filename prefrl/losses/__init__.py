@@ -1,5 +1,6 @@
 """Every preference loss of the field on one input contract: pure torch, usable without the rest of prefrl."""
 
+from prefrl.losses.alignment import demo_pair_nll, equal_triplet, triplet_error, triplet_nll
 from prefrl.losses.batchwise import aot, aot_unpaired
 from prefrl.losses.choice import bradley_terry, plackett_luce_log_prob, preference_nll, rao_kupper
 from prefrl.losses.contrastive import cpl, cpl_bc, cpl_kl
@@ -90,6 +91,7 @@ __all__ = [
     "d3po",
     "dckd",
     "ddpo",
+    "demo_pair_nll",
     "denoising_error",
     "diffusion_dpo",
     "diffusion_gapo",
@@ -101,6 +103,7 @@ __all__ = [
     "dpo",
     "dpo_gamma",
     "egpo",
+    "equal_triplet",
     "exo",
     "f_dpo",
     "filtered",
@@ -169,6 +172,8 @@ __all__ = [
     "tpo",
     "triple_po",
     "triple_po_l",
+    "triplet_error",
+    "triplet_nll",
     "trpa",
     "unlikelihood",
     "with_anchor",

@@ -6,10 +6,12 @@ from prefrl.queries.diversity import greedy_determinantal, greedy_k_center
 from prefrl.queries.questions import Questions
 from prefrl.queries.schedules import questions_due, session_sizes
 from prefrl.queries.temporal_distance import fit_temporal_embedding, stage_distance
+from prefrl.queries.triplets import TripletQuery
 
 __all__ = [
     "ActiveQuery",
     "Questions",
+    "TripletQuery",
     "determinantal",
     "disagreement",
     "entropy",

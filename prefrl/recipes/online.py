@@ -22,12 +22,11 @@ from prefrl.errors import ConfigError
 from prefrl.progress import Bars, progress_bars
 from prefrl.queries import session_sizes
 from prefrl.recipes.arms import summary
-from prefrl.recipes.online_arm import judge, load_online_policy, run_online_arm
+from prefrl.recipes.online_arm import run_online_arm
+from prefrl.recipes.online_policies import finish_arms, judge, load_arm_policy, weights_of
 from prefrl.recipes.online_report import report_online, show_table, videos_online
 from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSettings
-from prefrl.recipes.online_watch import progress_note, weights_of
-from prefrl.recipes.workers import run_side_by_side
-from prefrl.runs import RunDirectory, read_metrics
+from prefrl.runs import RunDirectory
 from prefrl.train.fit_score import fit_score, require_fit_settings
 
 __all__ = ["Online"]
@@ -181,24 +180,12 @@ class Online(OnlineSettings):
 
     def train_arms(self, run: RunDirectory, bars: Bars) -> None:
         """One after the other here, or ``workers`` at a time in processes of their own."""
-        waiting = [arm for arm in self.arms if run.result(f"arms/{arm}") is None]
         work = functools.partial(run_online_arm, path=run.path, settings=self.settings)
-        if self.workers == 1 or len(waiting) <= 1:
-            for arm in waiting:
-                work(arm, show=bars)
-            return
-
-        def watch(arm: str) -> None:
-            rows = read_metrics(run.path / "arms" / arm)
-            if rows:
-                known = {name: value for row in rows for name, value in row.items()}
-                bars(arm, int(rows[-1]["step"]), self.steps, progress_note(known))
-
-        run_side_by_side(waiting, work, workers=self.workers, watch=watch)
+        finish_arms(run, self.arms, work, workers=self.workers, steps=self.steps, bars=bars)
 
     def evaluate(self, run: RunDirectory, *, arm: str, episodes: int, seed: int) -> dict[str, Any]:
         """Roll a trained arm out on other seeds."""
-        return summary(judge(load_online_policy(run, arm, self.settings), self.settings, episodes=episodes, seed=seed))
+        return summary(judge(load_arm_policy(run, arm, self.settings), self.settings, episodes=episodes, seed=seed))
 
     def render(self, run: RunDirectory, *, arms: Sequence[str] | None = None) -> Path | None:
         """Make the side-by-side video anew."""

@@ -24,24 +24,22 @@ from prefrl.data.query import NOTHING_ASKED, UniformQuery, num_segments
 from prefrl.data.storage import write_dataset
 from prefrl.errors import ConfigError, DamagedFile
 from prefrl.evaluation.pair_accuracy import JUDGED, pair_accuracy
-from prefrl.evaluation.rollout import Rollouts, rollout
 from prefrl.files import load_checkpoint, save_checkpoint
-from prefrl.protocols import Policy
+from prefrl.progress import progress_note
 from prefrl.queries import Questions, questions_due, session_sizes
 from prefrl.recipes.arms import summary
 from prefrl.recipes.online_answers import AnswerBook, Recent
+from prefrl.recipes.online_policies import POLICY, judge, keep_milestone, keep_policy
 from prefrl.recipes.online_reward import meta_step, optimistic, unlabelled_pairs
 from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSettings
-from prefrl.recipes.online_watch import keep_milestone, keep_policy, load_policy, progress_note
 from prefrl.runs import MetricLogger, RunDirectory
 from prefrl.train.exploration import state_entropy_reward
 from prefrl.train.fit_score import score_optimizer
 from prefrl.train.moments import RunningMoments
 from prefrl.train.relabel import relabel
 
-__all__ = ["ARMS_ONLINE", "ASKING", "OnlineArm", "OnlineSettings", "judge", "load_online_policy", "run_online_arm"]
+__all__ = ["ARMS_ONLINE", "ASKING", "OnlineArm", "OnlineSettings", "run_online_arm"]
 
-POLICY = "policy.safetensors"  # in an arm's folder: what it acts by at the end
 FROM_START = "true_reward_from_start"
 LAST_EPISODES = 10  # by whose rewards a rater's thresholds are scaled (B-Pref's code)
 
@@ -300,15 +298,3 @@ def run_online_arm(
     finally:
         at_work.learner.close()
     run.finish(f"arms/{arm}", {**summary(judged), "sessions": at_work.sessions})
-
-
-def judge(policy: Policy, settings: OnlineSettings, *, episodes: int, seed: int) -> Rollouts:
-    """Roll a policy out, without noise; equal seeds give equal episodes to every arm."""
-    return rollout(policy, settings.env, episodes=episodes, seed=seed, max_steps=settings.max_steps)
-
-
-def load_online_policy(run: RunDirectory, arm: str, settings: OnlineSettings) -> Policy:
-    """What a trained arm acts by."""
-    if run.result(f"arms/{arm}") is None:
-        raise ConfigError(f"{run.path} has no finished arm {arm!r}; finish it with `prefrl resume {run.path}`.")
-    return load_policy(run.path / "arms" / arm / POLICY, settings)

@@ -19,12 +19,11 @@ from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
 from prefrl.evaluation.video import VideoUnavailable, film_side_by_side
 from prefrl.files import read_json
 from prefrl.protocols import Policy
-from prefrl.recipes.online_arm import load_online_policy
+from prefrl.recipes.online_policies import load_arm_policy, load_milestones
 from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, OnlineSettings
-from prefrl.recipes.online_watch import load_milestones
 from prefrl.runs import RunDirectory, read_metrics
 
-__all__ = ["report_online", "show_table", "videos_online"]
+__all__ = ["learning_pictures", "report_online", "return_pictures", "show_table", "videos_online"]
 
 
 def policy_rows(run: RunDirectory, arms: Sequence[str]) -> list[PolicyRow]:
@@ -76,7 +75,7 @@ def videos_online(run: RunDirectory, settings: OnlineSettings, arms: Sequence[st
     if not arms:
         return None
     acting: dict[str, dict[str, Policy]] = {
-        "side_by_side": {arm: load_online_policy(run, arm, settings) for arm in arms},
+        "side_by_side": {arm: load_arm_policy(run, arm, settings) for arm in arms},
         "milestones": {
             f"{stop:,} steps": policy for stop, policy in load_milestones(run.path / "arms" / arms[0], settings).items()
         },
@@ -116,7 +115,7 @@ def report_online(run: RunDirectory, arms: Sequence[str]) -> Path:
             title=f"prefrl: {run.path.resolve().name}",
             summary=tuple(text for text in (worth(run, arms),) if text),
             policies=tuple(rows),
-            pictures=(*_bars(rows), *_learning(run, arms)),
+            pictures=(*return_pictures(rows), *learning_pictures(run, arms)),
             reward_model=_reward_model(results),
             videos=_videos(run, video),
             missing=(
@@ -169,7 +168,7 @@ def _number(value: Any) -> str:
     return f"{float(value):,.4g}".replace("-", "−")
 
 
-def _bars(rows: Sequence[PolicyRow]) -> tuple[Picture, ...]:
+def return_pictures(rows: Sequence[PolicyRow]) -> tuple[Picture, ...]:
     """Returns, and successes where there are any."""
     if not rows:
         return ()
@@ -189,7 +188,7 @@ def _bars(rows: Sequence[PolicyRow]) -> tuple[Picture, ...]:
     return tuple(bars)
 
 
-def _learning(run: RunDirectory, arms: Sequence[str]) -> tuple[Picture, ...]:
+def learning_pictures(run: RunDirectory, arms: Sequence[str]) -> tuple[Picture, ...]:
     """True return of the episodes that each arm learned from, unfinished arms too."""
     found = {arm: [row for row in read_metrics(run.path / "arms" / arm) if "true_return" in row] for arm in arms}
     curves = [

@@ -1,4 +1,4 @@
-"""Optimal transport between tasks, on POT: distances within a task, and couplings of two tasks."""
+"""Optimal transport, on POT: between tasks (distances within one, couplings of two), and between videos."""
 
 from prefrl.transport.batched import gromov_wasserstein_batch
 from prefrl.transport.descent import product_start, third_lower_bound_start
@@ -6,6 +6,7 @@ from prefrl.transport.distances import cosine_distances, cross_cost, euclidean_d
 from prefrl.transport.gromov import gromov_wasserstein, wasserstein
 from prefrl.transport.problem import Coupling, Solver, coupling_loss, round_to_marginals
 from prefrl.transport.reduction import k_medoids
+from prefrl.transport.sequences import pairwise_costs, plan_entropy, plans, transport_distance
 
 __all__ = [
     "Coupling",
@@ -17,9 +18,13 @@ __all__ = [
     "gromov_wasserstein",
     "gromov_wasserstein_batch",
     "k_medoids",
+    "pairwise_costs",
+    "plan_entropy",
+    "plans",
     "product_start",
     "round_to_marginals",
     "third_lower_bound_start",
+    "transport_distance",
     "wasserstein",
     "window_distances",
     "z_score",
