@@ -7,7 +7,6 @@ Nothing heavy is imported before it is needed: ``prefrl --help`` needs neither H
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 import traceback
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from typing import NoReturn
 
-from prefrl.errors import ConfigError, PrefrlError
+from prefrl.errors import ConfigError, PrefrlError, explain
 from prefrl.schemas import COMMANDS, KEY_VALUE, Command
 from prefrl.signatures import hint
 
@@ -63,34 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = f"; continue with `{stopped}`" if str(stopped) else ""
         print(f"\nprefrl: stopped{again}", file=sys.stderr)
         return 130
-
-
-def explain(error: BaseException) -> str:
-    """What went wrong and what to do about it, of an error that is not a bug.
-
-    >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"))
-    'runs/a/metrics.jsonl: No space left on device. Free some space; `prefrl resume RUN` continues a run.'
-    """
-    if isinstance(error, BrokenExecutor):
-        return (
-            "A worker process was killed, probably because memory ran out. "
-            "Continue with `prefrl resume RUN`, with a lower workers=…"
-        )
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}. Install what prefrl needs: pip install -c constraints.txt -e . (`prefrl doctor` says more)."
-    return _explain_os(error) if isinstance(error, OSError) else str(error)
-
-
-def _explain_os(error: OSError) -> str:
-    file, reason = error.filename, error.strerror or str(error)
-    if error.args and type(error.args[0]) is list:  # shutil.Error: (from, to, why) of every file
-        _, file, reason = error.args[0][0]
-    remedy = "Check the path, and that its folder can be read and written."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in reason:
-        remedy = "Free some space; `prefrl resume RUN` continues a run."
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = "Change its permissions, or choose another place with out=PATH."
-    return f"{file}: {reason}. {remedy}" if file else f"{reason}. {remedy}"
 
 
 def run(words: Sequence[str]) -> int:

@@ -26,9 +26,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from prefrl import catalog
-from prefrl.cli import explain
 from prefrl.config import Composed, compose, first_line, in_hydra_grammar, quoted, split_words
-from prefrl.errors import ConfigError, PrefrlError, RunDirectoryError
+from prefrl.errors import ConfigError, PrefrlError, RunDirectoryError, explain
 from prefrl.launch import limit_threads, make_recipe
 from prefrl.running import default_folder, start, work
 from prefrl.signatures import hint
