@@ -243,7 +243,8 @@ def pickling(source: str) -> list[str]:
             name, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
             load = name in ("np.load", "numpy.load")
             careless = keywords.get("allow_pickle", None if load else "False") != "False"
-            if careless or name in PICKLING_CALLS or name.rpartition(".")[2] in PICKLING_NAMES:
+            of_weights = name in ("torch.load", "th.load") and keywords.get("weights_only") == "True"
+            if careless or (name in PICKLING_CALLS and not of_weights) or name.rpartition(".")[2] in PICKLING_NAMES:
                 found.append(name)
     return found
 
@@ -261,6 +262,7 @@ def test_no_pickle_anywhere_in_the_source():
         "import pickle",
         "from joblib import load",
         "torch.load(f)",
+        "torch.load(f, weights_only=False)",
         "np.load(f)",
         "np.load(f, allow_pickle=True)",
         "g(allow_pickle=True)",

@@ -42,6 +42,16 @@ def test_equal_generators_ask_equal_questions():
     assert not np.array_equal(ask(12, seed=3)[0].episode, ask(12, seed=4)[0].episode)
 
 
+def test_no_pair_is_asked_twice():
+    """What was asked before comes in no triplet; where too little is left, that is an error."""
+    before = ask(9)
+    first, second = TripletQuery()(LENGTHS, 3, 7, np.random.default_rng(5), labelled=before)
+    known = {frozenset(pair) for pair in zip(before[0].episode.tolist(), before[1].episode.tolist(), strict=True)}
+    assert not known & {frozenset(pair) for pair in zip(first.episode.tolist(), second.episode.tolist(), strict=True)}
+    with pytest.raises(InvalidData, match="asked before"):
+        TripletQuery()(LENGTHS[:3], 3, 7, np.random.default_rng(5), labelled=ask(3, lengths=LENGTHS[:3]))
+
+
 def test_two_episodes_are_an_error():
     """A ranking of three needs three."""
     with pytest.raises(InvalidData, match="3 episodes"):

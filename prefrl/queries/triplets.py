@@ -11,14 +11,14 @@ import numpy as np
 
 from prefrl.core import SegmentRefs
 from prefrl.data.dataset import Episodes
-from prefrl.data.query import RefPairs
+from prefrl.data.query import RefPairs, WholeEpisodes
 from prefrl.errors import InvalidData
 from prefrl.protocols import Score
 
 __all__ = ["TripletQuery"]
 
 
-class TripletQuery:
+class TripletQuery(WholeEpisodes):
     """Uniform over triplets of different episodes without a common one, as long as there are enough episodes."""
 
     def __call__(
@@ -34,8 +34,10 @@ class TripletQuery:
     ) -> RefPairs:
         """n pairs, a multiple of 3 for whole triplets, of episodes of ``lengths`` (E,), each cut at segment_length.
 
-        Pairs (a, b), (a, c), (b, c) of a triplet follow each other. The keywords are not used: two triplets that share
-        two episodes are rare, and each is a ranking of its own.
+        Pairs (a, b), (a, c), (b, c) of a triplet follow each other.
+
+        labelled: what was asked already, maybe nothing: then no triplet has a pair that was asked before. None: draws
+        are independent. episodes and score are not used.
 
         >>> first, second = TripletQuery()(np.array([5, 5, 5]), 3, 5, np.random.default_rng(0))
         >>> sorted(sorted(pair) for pair in zip(first.episode.tolist(), second.episode.tolist()))
@@ -47,10 +49,29 @@ class TripletQuery:
                 f"segment_length must be >= 1, n >= 0 and there must be 3 episodes, but they are {segment_length}, {n} "
                 f"and {E}."
             )
-        triplets = -(-n // 3)
-        rounds = -(-triplets // (E // 3))  # of a shuffled deck each: no episode in two triplets of a round
-        drawn = np.concatenate([rng.permutation(E)[: E // 3 * 3].reshape(-1, 3) for _ in range(rounds)])[:triplets]
-        pairs = drawn[:, [[0, 1], [0, 2], [1, 2]]].reshape(-1, 2)[:n]
+        pairs = self._draw(E, n, rng, labelled)
         steps = np.minimum(lengths, segment_length)
         first, second = (SegmentRefs(side, np.zeros(n), steps[side]) for side in pairs.T)
         return first, second
+
+    def _draw(self, E: int, n: int, rng: np.random.Generator, labelled: RefPairs | None) -> np.ndarray:
+        """(n, 2) episodes, from shuffled decks: no episode is in two triplets of a deck."""
+        asked = (
+            set()
+            if labelled is None
+            else {frozenset(pair) for pair in zip(*(side.episode.tolist() for side in labelled), strict=True)}
+        )
+        pairs: list[list[int]] = []
+        for _ in range(1000 + n):
+            for a, b, c in rng.permutation(E)[: E // 3 * 3].reshape(-1, 3).tolist():
+                three = [[a, b], [a, c], [b, c]]
+                if labelled is not None and asked & {frozenset(pair) for pair in three}:
+                    continue
+                asked |= {frozenset(pair) for pair in three}
+                pairs += three
+            if len(pairs) >= n:
+                return np.array(pairs[:n], dtype=np.int64).reshape(n, 2)
+        raise InvalidData(
+            f"Only {len(pairs)} of {n} pairs were found in triplets of {E} episodes of which no pair was asked before. "
+            "Ask for fewer, or collect more episodes."
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,6 @@ from prefrl.errors import DamagedFile, InvalidData
 
 __all__ = ["load_weights"]
 
-UNREADABLE = (  # what torch's reader raises on bytes that are no weights is not said anywhere
-    safetensors.SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, AttributeError, LookupError,
-    TypeError, ValueError,
-)  # fmt: skip
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -64,7 +59,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except Exception as error:  # what torch's reader raises on bytes that are no weights is said nowhere
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise DamagedFile(
             f"{path} holds no readable weights ({reason[0]}). It must be complete, and hold tensors only: no pickled "
