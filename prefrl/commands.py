@@ -284,11 +284,15 @@ def list_options(group: str | None = None, *, overrides: Sequence[str]) -> None:
     from prefrl.recipes.arms import ARMS, ARMS_OF_PEARL
     from prefrl.recipes.online_settings import ARMS_ONLINE
     from prefrl.recipes.rapl_arm import ARMS_OF_RAPL
+    from prefrl.recipes.rapl_diffusion_arm import ARMS_OF_RAPL_DIFFUSION
 
     if group == "losses":
         found = _losses()
     elif group == "arms":
-        of = {"pearl": ARMS_OF_PEARL, "online": ARMS_ONLINE, "rapl": ARMS_OF_RAPL}
+        of = {
+            "pearl": ARMS_OF_PEARL, "online": ARMS_ONLINE, "rapl": ARMS_OF_RAPL,
+            "rapl_diffusion": ARMS_OF_RAPL_DIFFUSION,
+        }  # fmt: skip
         found = {"arms": dict(ARMS)} | {f"arms of recipe={name}": dict(arms) for name, arms in of.items()}
     elif group == "importers":
         found = {group: {name: line for name, (_, line) in IMPORTERS.items()}}

@@ -5,6 +5,7 @@
 | metric | how rewards from few rankings order videos of the same and of another robot, on Tabletop avoid |
 | arms | the same on a pair of MuJoCo arms |
 | rl | agents that learn from these rewards, beside the true reward and the task's own |
+| diffusion | a diffusion policy of two modes, before and after its rollouts were ranked |
 | speed | transport of many pairs of videos beside a loop of POT |
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from prefrl.benchmarks.findings import Finding, at_least, to_rows
+from prefrl.benchmarks.rapl_diffusion import measure_diffusion
 from prefrl.benchmarks.rapl_metric import Family, Method, collect_pools, order_videos
 from prefrl.benchmarks.rapl_policies import Task, measure_policies
 from prefrl.benchmarks.rapl_rows import rows_of_metric
@@ -28,7 +30,7 @@ from prefrl.progress import Bars, progress_bars
 
 __all__ = ["GROUPS", "run"]
 
-GROUPS = ("metric", "arms", "rl", "speed")
+GROUPS = ("metric", "arms", "rl", "diffusion", "speed")
 
 
 def run(
@@ -38,6 +40,7 @@ def run(
     label_seeds: Sequence[int],
     bars: Mapping[str, Mapping[str, float]],
     rl: Mapping[str, Any],
+    diffusion: Mapping[str, Any],
     speed_seeds: Sequence[int],
     rows: Sequence[str] | None = None,
     fresh: bool = False,
@@ -62,6 +65,10 @@ def run(
             "rl": lambda: measure_policies(
                 partial(shown, "rl"), tasks=tasks, overrides=rl["overrides"], bars=bars["rl"],
                 folder=Path(folder) / "rl", workers=workers, fresh=fresh,
+            ),
+            "diffusion": lambda: measure_diffusion(
+                partial(shown, "diffusion"), **diffusion, bars=bars["diffusion"], folder=Path(folder) / "diffusion",
+                workers=workers, fresh=fresh,
             ),
             "speed": lambda: rows_of_speed(speed_seeds, show=shown),
         }  # fmt: skip

@@ -237,7 +237,7 @@ def box_bounds(make_env: MakeEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
     env.close()
     if not isinstance(space, gym.spaces.Box):
         raise ConfigError(
-            f"The offline recipe needs a one-dimensional Box action space, but {env} has {space}. "
+            f"This recipe needs a one-dimensional Box action space, but {env} has {space}. "
             "recipe=regret is for grid worlds."
         )
     return action_bounds(space)

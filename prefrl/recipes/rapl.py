@@ -30,7 +30,7 @@ from prefrl.recipes.rapl_stages import collect_or_copy_videos, learn_or_load_rew
 from prefrl.recipes.stages import ask_teacher, require_fit
 from prefrl.runs import RunDirectory
 
-__all__ = ["Rapl"]
+__all__ = ["ANSWERED", "READERS", "Rapl"]
 
 POSITIVE = ("frames", "every", "steps", "log_every", "checkpoint_every", "episodes", "max_steps")
 ANSWERED = ("aligned", "rlhf")  # arms whose reward learns from answers

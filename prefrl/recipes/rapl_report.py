@@ -28,7 +28,7 @@ from prefrl.recipes.rapl_rewards import VideoRewards
 from prefrl.representation.features import VideoFeatures
 from prefrl.runs import RunDirectory
 
-__all__ = ["draw_rewards", "report_rapl", "show_table", "videos_rapl"]
+__all__ = ["draw_rewards", "film_of", "report_rapl", "reward_model_of", "show_table", "videos_rapl"]
 
 PICTURES = "pictures"  # folder in the run
 
@@ -129,8 +129,8 @@ def report_rapl(run: RunDirectory, arms: Sequence[str]) -> Path:
             summary=tuple(text for text in (worth(run, arms),) if text),
             policies=tuple(rows),
             pictures=(*return_pictures(rows), *learning_pictures(run, arms)),
-            reward_model=_reward_model(run),
-            videos=_videos(run, film),
+            reward_model=reward_model_of(run),
+            videos=film_of(run, film),
             missing=(*missing, *([film["reason"]] if film.get("reason") else [])),
             config=(run.path / "config.yaml").read_text(encoding="utf-8"),
             versions=read_json(run.path / "versions.json"),
@@ -139,7 +139,7 @@ def report_rapl(run: RunDirectory, arms: Sequence[str]) -> Path:
     return path
 
 
-def _reward_model(run: RunDirectory) -> RewardModel | None:
+def reward_model_of(run: RunDirectory) -> RewardModel | None:
     learned = run.result("align")
     if learned is None:
         return None
@@ -161,7 +161,7 @@ def _reward_model(run: RunDirectory) -> RewardModel | None:
     return RewardModel(facts=facts, pictures=pictures)
 
 
-def _videos(run: RunDirectory, made: dict[str, Any]) -> tuple[Video, ...]:
+def film_of(run: RunDirectory, made: dict[str, Any]) -> tuple[Video, ...]:
     if not made.get("video"):
         return ()
     alt = f"One episode each of {', '.join(made['arms'])}."
