@@ -114,7 +114,7 @@ def transport_distance(
 
     gradient: ``envelope`` holds the plan fixed. That is exact for exact plans (almost everywhere) and for those that
     no cost moves; for an entropic plan it is the gradient of ⟨P, C⟩ + ε Σ P log P, and leaves out how the plan moves.
-    ``autodiff`` has that too, through all iterations, at about three times the time; with ``relative`` it still holds
+    ``autodiff`` has that too, through all iterations, and takes longer; with ``relative`` it still holds
     the scale of ε fixed.
 
     >>> video = torch.tensor([[[0.0], [1.0], [5.0]]])
