@@ -12,14 +12,15 @@ from prefrl.cli import main
 from prefrl.config import compose
 from prefrl.data.preferences import read_preferences
 from prefrl.data.storage import read_dataset
-from prefrl.data.videos import read_videos
+from prefrl.data.videos import every_kth, read_videos
 from prefrl.errors import ConfigError, DamagedFile
 from prefrl.files import flatten
 from prefrl.launch import make_recipe
 from prefrl.recipes.rapl_arm import RaplArm, run_rapl_arm
-from prefrl.recipes.rapl_rewards import load_rewards
+from prefrl.recipes.rapl_rewards import load_rewards, thinned
 from prefrl.recipes.rapl_stages import choose_demos
-from prefrl.runs import RunDirectory
+from prefrl.representation import OTReward, VideoFeatures
+from prefrl.runs import MetricLogger, RunDirectory
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -54,12 +55,14 @@ def run(tmp_path_factory):
     return RunDirectory.open(path)
 
 
-@pytest.mark.parametrize(("name", "number", "after"), [("collect", 3, False), ("save", 1, True)])
+@pytest.mark.parametrize(
+    ("name", "number", "after"), [("collect", 3, False), ("save", 1, True), ("log", 3, False), ("log", 3, True)]
+)
 def test_an_interrupted_arm_ends_as_an_uninterrupted_one(run, name, number, after, tmp_path):
     """Ctrl-C, then resumed: equal weights, experience, rewards and results, bitwise."""
     again = begun(tmp_path / "run")
     (again.path / "rewards").symlink_to(run.path / "rewards")
-    where = {"save": RaplArm, "collect": OnlineSAC}[name]
+    where = {"save": RaplArm, "collect": OnlineSAC, "log": MetricLogger}[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(where, name, stopping(getattr(where, name), number, after=after))
         with pytest.raises(KeyboardInterrupt):
@@ -72,14 +75,24 @@ def test_an_interrupted_arm_ends_as_an_uninterrupted_one(run, name, number, afte
     assert rows(again) == rows(run)
 
 
-def test_what_is_learned_from_is_the_reward_of_the_video(run):
-    """Every finished episode's rewards in the experience sum to minus its transport distance, times the scale."""
-    experience = state(run)["learner"]["world"]["experience"]
-    sums = experience["rewards"].view(-1, 60).sum(1)
-    assert len(sums) == 4
-    assert (sums < 0).all()
-    true = experience["true_reward"].view(-1, 60).sum(1)
-    assert not torch.allclose(sums, true)
+def test_what_is_learned_from_is_the_reward_of_the_video(run, tmp_path):
+    """Rewards in the experience are those of each episode's frames; they sum to scale times the video's score."""
+    again, seen = begun(tmp_path / "run"), []
+    (again.path / "rewards").symlink_to(run.path / "rewards")
+    rewarded = OTReward.reward
+
+    def watched(self, frames):
+        rewards = rewarded(self, frames)
+        score = self.scores(self.backbone(every_kth(frames[1:], self.every))[None])
+        assert rewards.sum() == pytest.approx(self.options.scale * score.item(), rel=1e-4)
+        seen.append(rewards)
+        return rewards
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OTReward, "reward", watched)
+        run_rapl_arm("aligned", path=again.path, settings=tiny().settings)
+    assert len(seen) == 4
+    np.testing.assert_array_equal(state(again)["learner"]["world"]["experience"]["rewards"], np.concatenate(seen))
 
 
 def test_arms_differ_in_the_reward_alone(run):
@@ -102,12 +115,14 @@ def test_a_video_goes_with_each_episode(run):
     assert np.array_equal(read_videos(run.path / "dataset").lengths, read_dataset(run.path / "dataset").lengths)
 
 
-def test_rewards_are_read_back_as_they_were_learned(run):
-    """Scores of the demonstrations are the highest of transport: they are at a small distance from themselves."""
-    rewards = load_rewards(run.path / "rewards", reward=tiny().reward, every=6)
-    scores = rewards.scores("unaligned", rewards.demos)
-    assert len(scores) == 2
-    assert np.isfinite(scores).all()
+def test_demonstrations_are_at_no_distance_from_themselves(run):
+    """Read back, and with exact plans: the demonstrations score 0, which is the most, and other videos less."""
+    rewards = load_rewards(run.path / "rewards", reward=functools.partial(OTReward, plan="exact"), every=6)
+    videos = thinned(read_videos(run.path / "dataset"), 6)
+    scores = rewards.scores("unaligned", VideoFeatures.compute(rewards.backbone, videos))
+    shown = run.result("align")["demos"]
+    np.testing.assert_allclose(scores[shown], 0, atol=1e-4)
+    assert (np.delete(scores, shown) < -1e-3).all()
 
 
 def test_missing_rewards_are_named(tmp_path):

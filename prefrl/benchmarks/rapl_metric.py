@@ -116,7 +116,7 @@ def collect_pools(family: Family, *, show: Progress) -> dict[str, Pool]:
     show(len(DATA_SEED), len(DATA_SEED))
     backbone = PCABackbone.fit(found["train"][1], components=family.components)
     pools = {
-        name: Pool(VideoFeatures.compute(backbone, videos), _returns(episodes))
+        name: Pool(VideoFeatures.compute(backbone, videos), episodes.returns())
         for name, (episodes, videos) in found.items()
     }
     rng = np.random.default_rng(0)
@@ -131,12 +131,6 @@ def _begun_late(pool: Pool, most: int, rng: np.random.Generator) -> Pool:
     rows = (torch.arange(mask.shape[1]) - delay[:, None]).clamp(min=0)  # (V, T)
     shifted = features[torch.arange(len(mask))[:, None], rows] * mask[..., None]
     return Pool(VideoFeatures(shifted, mask), pool.returns)
-
-
-def _returns(episodes: Episodes) -> np.ndarray:
-    """(V,) sums of the true reward."""
-    ends = np.cumsum(episodes.lengths)
-    return np.add.reduceat(episodes.true_reward.astype(np.float64), np.concatenate([[0], ends[:-1]]))
 
 
 def order_videos(

@@ -25,7 +25,7 @@ from prefrl.recipes.arms import summary
 from prefrl.recipes.online_policies import finish_arms, judge, load_arm_policy, weights_of
 from prefrl.recipes.rapl_arm import ARMS_OF_RAPL, RaplSettings, run_rapl_arm
 from prefrl.recipes.rapl_report import report_rapl, show_table, videos_rapl
-from prefrl.recipes.rapl_rewards import LEARNED
+from prefrl.recipes.rapl_rewards import LEARNED, TRANSPORTED
 from prefrl.recipes.rapl_stages import collect_or_copy_videos, learn_or_load_rewards
 from prefrl.recipes.stages import ask_teacher, require_fit
 from prefrl.runs import RunDirectory
@@ -34,7 +34,6 @@ __all__ = ["ANSWERED", "READERS", "Rapl"]
 
 POSITIVE = ("frames", "every", "steps", "log_every", "checkpoint_every", "episodes", "max_steps")
 ANSWERED = ("aligned", "rlhf")  # arms whose reward learns from answers
-TRANSPORTED = ("aligned", "unaligned")
 READERS = {  # key → the arms that it matters to
     **dict.fromkeys(("data", "recipe.frames", "recipe.every", "recipe.demos", "recipe.backbone"), tuple(LEARNED)),
     **dict.fromkeys(("teacher", "query", "recipe.comparisons"), ANSWERED),
@@ -144,7 +143,8 @@ class Rapl(RaplSettings):
 
     def evaluate(self, run: RunDirectory, *, arm: str, episodes: int, seed: int) -> dict[str, Any]:
         """Roll a trained arm out on other seeds."""
-        return summary(judge(load_arm_policy(run, arm, self.settings), self.settings, episodes=episodes, seed=seed))
+        judged = judge(load_arm_policy(run, arm, self.settings), self.settings, episodes=episodes, seed=seed)
+        return {**summary(judged), "preferred": judged.preferred.tolist()}
 
     def render(self, run: RunDirectory, *, arms: Sequence[str] | None = None) -> Path | None:
         """Make the side-by-side video anew."""

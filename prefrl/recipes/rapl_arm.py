@@ -85,16 +85,18 @@ class RaplArm:
         """From the last checkpoint to the last step; ``show(step, in words)`` at each stop."""
         settings, learner = self.settings, self.learner
         show(learner.steps, "")
+        logged = learner.steps
         with MetricLogger(self.folder, resume_step=learner.steps, tensorboard=settings.tensorboard) as logger:
             try:
                 while learner.steps < settings.steps:
                     stop = min(settings.steps, (learner.steps // settings.log_every + 1) * settings.log_every)
                     metrics = learner.collect(stop - learner.steps, **self.rewarded)
                     logger.log(stop, **metrics)
+                    logged = stop
                     show(stop, progress_note(metrics))
                     self.save(due=stop - self.saved >= settings.checkpoint_every or stop == settings.steps)
             except KeyboardInterrupt:
-                self.save(due=learner.steps % settings.log_every == 0)
+                self.save(due=learner.steps == logged)
                 raise
 
     def save(self, *, due: bool) -> None:

@@ -71,7 +71,7 @@ def worth(run: RunDirectory, arms: Sequence[str]) -> str:
 
 def draw_rewards(run: RunDirectory, rewards: VideoRewards, episodes: Episodes, features: VideoFeatures) -> None:
     """Pictures of three videos, those of the most, the median and the least true return, into ``RUN/pictures``."""
-    returns = np.add.reduceat(episodes.true_reward.astype(np.float64), np.cumsum(episodes.lengths) - episodes.lengths)
+    returns = episodes.returns()
     order = np.argsort(-returns, kind="stable")
     shown = dict(zip(("best", "median", "worst"), order[[0, len(order) // 2, -1]].tolist(), strict=True))
     transport = rewards.ot_reward("aligned")

@@ -84,8 +84,7 @@ def choose_demos(episodes: Episodes, demos: int | Sequence[int]) -> list[int]:
         )
     if not 1 <= demos <= E:
         raise ConfigError(f"recipe.demos={demos} must be from 1 to the number of episodes, {E}.")
-    returns = np.add.reduceat(episodes.true_reward.astype(np.float64), np.cumsum(episodes.lengths) - episodes.lengths)
-    return np.argsort(-returns, kind="stable")[:demos].tolist()
+    return np.argsort(-episodes.returns(), kind="stable")[:demos].tolist()
 
 
 def learn_or_load_rewards(
@@ -117,7 +116,7 @@ def learn_or_load_rewards(
         )  # fmt: skip
         judgements = human_judgements(triplets) + human_judgements(pairs)
         rewards = load_rewards(folder, reward=reward, every=every)
-        if "aligned" in names:
+        if "aligned" in names and episodes.has_true_reward:  # by which the best and the worst video are known
             draw_rewards(run, rewards, episodes, VideoFeatures.compute(rewards.backbone, thinned(videos, every)))
         run.finish("align", {"triplets": len(triplets), "judgements": judgements, "demos": chosen, **found})
     return load_rewards(folder, reward=reward, every=every)
