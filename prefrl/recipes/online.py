@@ -23,7 +23,7 @@ from prefrl.progress import Bars, progress_bars
 from prefrl.queries import session_sizes
 from prefrl.recipes.arms import summary
 from prefrl.recipes.online_arm import run_online_arm
-from prefrl.recipes.online_policies import finish_arms, judge, load_arm_policy, weights_of
+from prefrl.recipes.online_policies import finish_arms, judge, load_arm_policy, require_arms, weights_of
 from prefrl.recipes.online_report import report_online, show_table, videos_online
 from prefrl.recipes.online_settings import ARMS_ONLINE, ASKING, SCORED, OnlineSettings
 from prefrl.runs import RunDirectory
@@ -66,11 +66,7 @@ class Online(OnlineSettings):
     workers: int = 1
 
     def __post_init__(self) -> None:
-        for name, given in (("arms", self.arms), ("video_arms", self.video_arms)):
-            unknown = [arm for arm in given if arm not in ARMS_ONLINE]
-            if unknown or len(set(given)) < len(given):
-                wrong = f"unknown arm {unknown[0]!r}" if unknown else f"an arm twice in {list(given)}"
-                raise ConfigError(f"recipe.{name}: {wrong}; these are there: {', '.join(ARMS_ONLINE)}.")
+        require_arms(ARMS_ONLINE, arms=self.arms, video_arms=self.video_arms)
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe.{name} must be >= 1, but is {getattr(self, name)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from prefrl.runs import RunDirectory, read_metrics
 
 __all__ = [
     "POLICY", "Acting", "Filmed", "finish_arms", "judge", "keep_milestone", "keep_policy", "load_arm_policy",
-    "load_milestones", "load_policy", "weights_of",
+    "load_milestones", "load_policy", "require_arms", "weights_of",
 ]  # fmt: skip
 
 POLICY = "policy.safetensors"  # in an arm's folder: what it acts by at the end
@@ -42,6 +42,15 @@ class Filmed(Acting, Protocol):
     """The same of an arm whose policies are kept on the way."""
 
     def milestones_at(self) -> list[int]: ...
+
+
+def require_arms(known: Mapping[str, str], **given: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a key of the recipe that names an unknown arm, or one twice."""
+    for name, arms in given.items():
+        unknown = [arm for arm in arms if arm not in known]
+        if unknown or len(set(arms)) < len(arms):
+            wrong = f"unknown arm {unknown[0]!r}" if unknown else f"an arm twice in {list(arms)}"
+            raise ConfigError(f"recipe.{name}: {wrong}; these are there: {', '.join(known)}.")
 
 
 def finish_arms(

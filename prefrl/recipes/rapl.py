@@ -22,7 +22,7 @@ from prefrl.errors import ConfigError
 from prefrl.progress import Bars, progress_bars
 from prefrl.protocols import Query, Teacher
 from prefrl.recipes.arms import summary
-from prefrl.recipes.online_policies import finish_arms, judge, load_arm_policy, weights_of
+from prefrl.recipes.online_policies import finish_arms, judge, load_arm_policy, require_arms, weights_of
 from prefrl.recipes.rapl_arm import ARMS_OF_RAPL, RaplSettings, run_rapl_arm
 from prefrl.recipes.rapl_report import report_rapl, show_table, videos_rapl
 from prefrl.recipes.rapl_rewards import LEARNED, TRANSPORTED
@@ -68,11 +68,7 @@ class Rapl(RaplSettings):
     dataset: str | None = None
 
     def __post_init__(self) -> None:
-        for name, given in (("arms", self.arms), ("video_arms", self.video_arms)):
-            unknown = [arm for arm in given if arm not in ARMS_OF_RAPL]
-            if unknown or len(set(given)) < len(given):
-                wrong = f"unknown arm {unknown[0]!r}" if unknown else f"an arm twice in {list(given)}"
-                raise ConfigError(f"recipe.{name}: {wrong}; these are there: {', '.join(ARMS_OF_RAPL)}.")
+        require_arms(ARMS_OF_RAPL, arms=self.arms, video_arms=self.video_arms)
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"recipe.{name} must be >= 1, but is {getattr(self, name)}.")

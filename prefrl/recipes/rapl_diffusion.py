@@ -28,7 +28,7 @@ from prefrl.evaluation.rollout import PolicyBehavior
 from prefrl.progress import Bars, progress_bars
 from prefrl.protocols import Query, Teacher
 from prefrl.recipes.arms import require_offline, summary
-from prefrl.recipes.online_policies import finish_arms
+from prefrl.recipes.online_policies import finish_arms, require_arms
 from prefrl.recipes.rapl import ANSWERED
 from prefrl.recipes.rapl import READERS as READERS_OF_RAPL
 from prefrl.recipes.rapl_diffusion_arm import (
@@ -94,11 +94,7 @@ class RaplDiffusion(DiffusionSettings):
     dataset: str | None = None
 
     def __post_init__(self) -> None:
-        for name, given in (("arms", self.arms), ("video_arms", self.video_arms)):
-            unknown = [arm for arm in given if arm not in ARMS_OF_RAPL_DIFFUSION]
-            if unknown or len(set(given)) < len(given):
-                wrong = f"unknown arm {unknown[0]!r}" if unknown else f"an arm twice in {list(given)}"
-                raise ConfigError(f"recipe.{name}: {wrong}; these are there: {', '.join(ARMS_OF_RAPL_DIFFUSION)}.")
+        require_arms(ARMS_OF_RAPL_DIFFUSION, arms=self.arms, video_arms=self.video_arms)
         if not self.tuned:
             raise ConfigError(f"recipe.arms={list(self.arms)} tunes nothing: name one beside {BASE}.")
         if self.ranked not in FOLDERS:
