@@ -16,8 +16,6 @@ from rich.table import Table
 
 from prefrl.evaluation.plots import Curve, colors_for, learning_curves
 from prefrl.evaluation.report import Picture, PolicyRow, Report, policy_row, write_report
-from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
-from prefrl.evaluation.video import VideoUnavailable, film_side_by_side
 from prefrl.files import read_json
 from prefrl.recipes.online_report import return_pictures
 from prefrl.recipes.rapl_diffusion_arm import (
@@ -27,7 +25,7 @@ from prefrl.recipes.rapl_diffusion_arm import (
     load_diffusion_policy,
     results,
 )
-from prefrl.recipes.rapl_report import film_of, reward_model_of
+from prefrl.recipes.rapl_report import film_arms, film_of, reward_model_of
 from prefrl.runs import RunDirectory, read_metrics
 
 __all__ = ["preferred_share", "report_rapl_diffusion", "show_table", "videos_rapl_diffusion"]
@@ -100,25 +98,9 @@ def collapses(run: RunDirectory, arms: Sequence[str]) -> list[str]:
 
 
 def videos_rapl_diffusion(run: RunDirectory, settings: DiffusionSettings, arms: Sequence[str]) -> Path | None:
-    """The first evaluation episode of each arm, before and after, side by side, as mp4 and gif in ``RUN/videos``.
-
-    None, with the reason printed and kept for the report, where nothing can be rendered.
-    """
-    if not arms:
-        return None
-    policies = {arm: PolicyBehavior(load_diffusion_policy(run, arm, settings)) for arm in arms}
-    episode: dict[str, Any] = {"seed": int(episode_seeds(settings.seed + 1, 1)[0]), "max_steps": settings.max_steps}
-    made, reason = None, None
-    try:
-        made = film_side_by_side(
-            run.stage("videos") / "side_by_side.mp4", policies, settings.place(), fps=15, **episode
-        )  # fmt: skip
-    except VideoUnavailable as error:
-        reason = str(error)
-        print(f"note: {error}")
-    video = None if made is None else str(made.relative_to(run.path))
-    run.finish("videos", {"video": video, "reason": reason, "arms": list(arms)})
-    return made
+    """:func:`film_arms` of these arms, before and after alignment."""
+    policies = {arm: load_diffusion_policy(run, arm, settings) for arm in arms}
+    return film_arms(run, policies, settings.place(), seed=settings.seed, max_steps=settings.max_steps)
 
 
 def report_rapl_diffusion(run: RunDirectory, arms: Sequence[str]) -> Path:

@@ -6,7 +6,7 @@ video, and which frames of a demonstration the plan finds in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from prefrl.evaluation.rollout import PolicyBehavior, episode_seeds
 from prefrl.evaluation.transport_plots import plan_map
 from prefrl.evaluation.video import VideoUnavailable, film_side_by_side
 from prefrl.files import atomic_path, read_json
+from prefrl.protocols import MakeEnv, Policy
 from prefrl.recipes.online_policies import load_arm_policy
 from prefrl.recipes.online_report import learning_pictures, return_pictures
 from prefrl.recipes.rapl_arm import ARMS_OF_RAPL, RaplSettings
@@ -28,7 +29,7 @@ from prefrl.recipes.rapl_rewards import VideoRewards
 from prefrl.representation.features import VideoFeatures
 from prefrl.runs import RunDirectory
 
-__all__ = ["draw_rewards", "film_of", "report_rapl", "reward_model_of", "show_table", "videos_rapl"]
+__all__ = ["draw_rewards", "film_arms", "film_of", "report_rapl", "reward_model_of", "show_table", "videos_rapl"]
 
 PICTURES = "pictures"  # folder in the run
 
@@ -98,22 +99,31 @@ def _write(path: Path, png: bytes) -> None:
 
 
 def videos_rapl(run: RunDirectory, settings: RaplSettings, arms: Sequence[str]) -> Path | None:
-    """The first evaluation episode of each arm, side by side, as mp4 and gif in ``RUN/videos``.
+    """:func:`film_arms` of what trained arms act by."""
+    policies = {arm: load_arm_policy(run, arm, settings) for arm in arms}
+    return film_arms(run, policies, settings.env, seed=settings.seed, max_steps=settings.max_steps)
 
-    None, with the reason printed and kept for the report, where nothing can be rendered.
+
+def film_arms(
+    run: RunDirectory, policies: Mapping[str, Policy], make_env: MakeEnv, *, seed: int, max_steps: int
+) -> Path | None:
+    """The first evaluation episode of each policy, side by side, as mp4 and gif in ``RUN/videos``; None without any.
+
+    None, too, with the reason printed and kept for the report, where nothing can be rendered. seed: of the run.
     """
-    if not arms:
+    if not policies:
         return None
-    policies = {arm: PolicyBehavior(load_arm_policy(run, arm, settings)) for arm in arms}
-    episode: dict[str, Any] = {"seed": int(episode_seeds(settings.seed + 1, 1)[0]), "max_steps": settings.max_steps}
-    made, reason = None, None
+    acting = {arm: PolicyBehavior(policy) for arm, policy in policies.items()}
+    file, made, reason = run.stage("videos") / "side_by_side.mp4", None, None
     try:
-        made = film_side_by_side(run.stage("videos") / "side_by_side.mp4", policies, settings.env, fps=15, **episode)
+        made = film_side_by_side(
+            file, acting, make_env, fps=15, seed=int(episode_seeds(seed + 1, 1)[0]), max_steps=max_steps
+        )
     except VideoUnavailable as error:
         reason = str(error)
         print(f"note: {error}")
     video = None if made is None else str(made.relative_to(run.path))
-    run.finish("videos", {"video": video, "reason": reason, "arms": list(arms)})
+    run.finish("videos", {"video": video, "reason": reason, "arms": list(policies)})
     return made
 
 
